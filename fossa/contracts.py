@@ -1,0 +1,189 @@
+"""The three contracts: `Source`, `Executor`, `Sink`; and what a node offers to them.
+
+Each has one abstract method, and `open`/`close` for those that need them. Constructors do nothing:
+no I/O, no loop, no thread. A node opens sinks, then executors, then sources, and closes them in
+reverse once it has drained.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from fossa.config import Composition
+    from fossa.tasks import Attempt, Delivery, LogLine, Outcome, Record, Request, Task
+
+
+class Component:
+    """What sources, executors and sinks have in common."""
+
+    #: Set by the node: the entry-point name, or the class's name.
+    name: str = ""
+
+    async def open(self, node: "Node") -> None:
+        """Get ready. Raise a `FossaError` that names the next step to stop the node's start."""
+
+    async def close(self) -> None:
+        """Let go of everything that `open` took. Called once, also where `open` raised."""
+
+    def ready(self) -> str | None:
+        """None if it can do its work now, else why not: the node's readiness shows it."""
+        return None
+
+
+class Source(Component, ABC):
+    """Where tasks come from."""
+
+    @abstractmethod
+    async def run(self, node: "Node") -> None:
+        """Hand deliveries to `node.admit` until cancelled.
+
+        A source that *takes* messages awaits `node.reserve()` before each one, so that a busy
+        node hoards nothing. One that is *given* requests (HTTP) calls `admit` at once and passes on
+        the `TaskRefused` that it may raise.
+        """
+
+
+class Executor(Component, ABC):
+    """What runs an attempt."""
+
+    #: Whether the attempt runs on some other node, in that node's slot.
+    remote: bool = False
+
+    @abstractmethod
+    async def run(self, attempt: "Attempt", live: "LiveAttempt") -> "Outcome":
+        """Run the attempt to its end and say how it ended.
+
+        A model's failure is a returned `Outcome`. Raise only where the machinery failed: the node
+        makes it an outcome with the reason `executor` and counts a crash. Where it is cancelled
+        (the task was, or the node's drain ran out of time) it ends the attempt for good, then lets
+        the `CancelledError` out.
+        """
+
+
+class Sink(Component, ABC):
+    """Where outcomes go."""
+
+    #: Whether a task is settled only once this sink took its outcome.
+    required: bool = False
+
+    @abstractmethod
+    async def take(self, task: "Task", outcome: "Outcome") -> None:
+        """Take one outcome; return once it is safe. May see the same outcome twice."""
+
+
+class LiveAttempt(ABC):
+    """What an executor tells, and asks, the governor about the attempt that it runs."""
+
+    @abstractmethod
+    def log(self, lines: "Sequence[LogLine]") -> None:
+        """Lines that the attempt wrote, in order."""
+
+    @abstractmethod
+    def progress(self, fraction: float, message: str) -> None:
+        """What the model said of its progress; `fraction` from 0.0 to 1.0."""
+
+    @abstractmethod
+    def subtasks(self, requests: "Sequence[SubtaskRequest]") -> None:
+        """Subtasks that the model made. Each one's `deliver` is called with its outcome."""
+
+    @abstractmethod
+    def planned(self, total: int | None, limit: int) -> None:
+        """The model begins to make subtasks: how many, if it knows, and how many at once."""
+
+    @abstractmethod
+    def rest(self) -> None:
+        """The model waits for subtasks now: its slot is free for somebody else."""
+
+    @abstractmethod
+    async def wake(self) -> None:
+        """Returns once the attempt has a slot again."""
+
+
+#: Called with a subtask and its outcome, once that is in the ledger.
+Deliver = Callable[["Task", "Outcome"], None]
+
+
+@frozen(eq=False)
+class SubtaskRequest:
+    """One subtask as a running model made it."""
+
+    model: str
+    method: str
+    #: JSON, as in `Task.arguments`.
+    arguments: bytes
+    deliver: Deliver
+
+
+class Reservation(ABC):
+    """A slot kept for a delivery that is about to be fetched."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give the slot back: nothing was fetched. Harmless after `admit` used it."""
+
+
+class Node(ABC):
+    """A running node, as its components, its pages and its host see it."""
+
+    #: The name from the config; the same after a restart.
+    name: str
+    #: Made afresh at each boot.
+    id: str
+    #: The checked config.
+    composition: "Composition"
+    #: The node's own log.
+    logger: logging.Logger
+
+    @abstractmethod
+    async def admit(
+        self, delivery: "Delivery", reservation: Reservation | None = None
+    ) -> "tuple[Task, bool]":
+        """Check, record durably and queue a task; returns it, and whether it is new.
+
+        Raises:
+            TaskRefused: it was not admitted, and why.
+        """
+
+    @abstractmethod
+    async def reserve(self) -> Reservation:
+        """Returns once a slot is free, and keeps it until used or released."""
+
+    @abstractmethod
+    async def record(self, task_id: str) -> "Record":
+        """What is known of a task now. Raises `UnknownTask`."""
+
+    @abstractmethod
+    async def page(self, **query: Any) -> "list[Record]":
+        """Tasks, newest first: see `Ledger.page` for the filters."""
+
+    @abstractmethod
+    async def logs(self, task_id: str, after: int = 0, limit: int = 1000) -> "list[Any]":
+        """Lines of a task as (position, LogLine) after a position, oldest first."""
+
+    @abstractmethod
+    async def outcome(self, task_id: str) -> "Outcome":
+        """Returns once the task has ended. Raises `UnknownTask`."""
+
+    @abstractmethod
+    async def cancel(self, task_id: str, why: str = "cancelled by request") -> None:
+        """Ask a task and its subtasks to stop. Raises `UnknownTask`, `TooLate`."""
+
+    @abstractmethod
+    async def retry(self, task_id: str) -> "Task":
+        """A new task that does again what an ended one failed to do."""
+
+    @abstractmethod
+    def status(self) -> dict[str, Any]:
+        """The node in numbers and names, as JSON values; no secrets."""
+
+    @abstractmethod
+    def not_ready(self) -> list[str]:
+        """Why the node should get no work now; empty where it is ready."""
+
+    @abstractmethod
+    def request_for(self, task: "Task") -> "Request":
+        """The request that would make this task again."""

@@ -1,0 +1,514 @@
+"""The node's durable record of tasks, attempts, subtasks and log lines: SQLite, group commit.
+
+Writes that come while a commit is under way form the next one: a batch costs two or three SQL
+statements and one sync, however many tasks are in it. A batch reaches SQLite as one JSON document
+(`json_each`), because each statement that a thread steps through gives up the interpreter's lock,
+and getting it back from a busy event loop takes milliseconds. Reads have a connection of their own
+and see only what was committed.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from fossa.errors import LedgerError
+from fossa.tasks import LogLine, Outcome, Progress, Reason, Record, Status, Task
+
+T = TypeVar("T")
+
+#: One entry a schema version: what takes a ledger from the version before it to this one.
+MIGRATIONS = (
+    """
+    CREATE TABLE tasks (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        model TEXT NOT NULL,
+        method TEXT NOT NULL,
+        arguments TEXT NOT NULL,
+        parent_id TEXT,
+        root_id TEXT NOT NULL,
+        depth INTEGER NOT NULL,
+        key TEXT,
+        idempotency_key TEXT,
+        retry_of TEXT,
+        priority INTEGER NOT NULL,
+        timeout REAL,
+        retries INTEGER NOT NULL,
+        source TEXT NOT NULL,
+        accepted REAL NOT NULL,
+        status TEXT NOT NULL,
+        attempts INTEGER NOT NULL,
+        started REAL,
+        finished REAL,
+        crashes INTEGER NOT NULL,
+        outcome TEXT,
+        result TEXT,
+        progress TEXT
+    );
+    CREATE UNIQUE INDEX tasks_idempotency ON tasks(idempotency_key)
+        WHERE idempotency_key IS NOT NULL;
+    CREATE INDEX tasks_subtasks ON tasks(parent_id, seq) WHERE parent_id IS NOT NULL;
+    CREATE INDEX tasks_top ON tasks(seq) WHERE parent_id IS NULL;
+    CREATE INDEX tasks_top_status ON tasks(status, seq) WHERE parent_id IS NULL;
+    CREATE INDEX tasks_top_model ON tasks(model, seq) WHERE parent_id IS NULL;
+    CREATE INDEX tasks_unfinished ON tasks(seq) WHERE status IN ('queued', 'running');
+    CREATE INDEX tasks_finished ON tasks(finished) WHERE finished IS NOT NULL;
+    CREATE TABLE logs (
+        task_id TEXT NOT NULL,
+        n INTEGER NOT NULL,
+        attempt INTEGER NOT NULL,
+        time REAL NOT NULL,
+        level TEXT NOT NULL,
+        stream TEXT NOT NULL,
+        text TEXT NOT NULL,
+        PRIMARY KEY (task_id, n)
+    ) WITHOUT ROWID;
+    """,
+)
+
+_TASK_FIELDS = (
+    "id", "model", "method", "arguments", "parent_id", "root_id", "depth", "key",
+    "idempotency_key", "retry_of", "priority", "timeout", "retries", "source", "accepted",
+)  # fmt: skip
+_STATE_FIELDS = (
+    "status", "attempts", "started", "finished", "crashes", "outcome", "result", "progress",
+)  # fmt: skip
+_COLUMNS = _TASK_FIELDS + _STATE_FIELDS
+#: Columns that hold JSON; the rest are plain values.
+_JSON = {"arguments", "outcome", "result", "progress"}
+
+
+def _extract(position: int, column: str) -> str:
+    return f"value {'->' if column in _JSON else '->>'} {position}"
+
+
+_INSERT = (
+    f"INSERT INTO tasks ({', '.join(_COLUMNS)}) "
+    f"SELECT {', '.join(_extract(i, c) for i, c in enumerate(_COLUMNS))} FROM json_each(?)"
+)
+_UPDATE = (
+    f"UPDATE tasks SET {', '.join(f'{c} = new.{c}' for c in _STATE_FIELDS)} FROM (SELECT "
+    f"value ->> 0 AS id, "
+    f"{', '.join(f'{_extract(i + 1, c)} AS {c}' for i, c in enumerate(_STATE_FIELDS))} "
+    "FROM json_each(?)) AS new WHERE tasks.id = new.id"
+)
+_LOG = (
+    "INSERT OR IGNORE INTO logs (task_id, n, attempt, time, level, stream, text) SELECT "
+    f"{', '.join(f'value ->> {i}' for i in range(7))} FROM json_each(?)"
+)
+_SELECT = f"SELECT seq, {', '.join(_COLUMNS)} FROM tasks"
+#: Rows that one commit may take at the most: what comes later waits for the next.
+MAX_BATCH = 2000
+#: Rows that one pass of retention deletes at the most, so that a pass stays short.
+PRUNE_BATCH = 500
+
+_NULL = msgspec.Raw(b"null")
+_encode = msgspec.json.Encoder().encode
+
+
+class StateRow:
+    """What of a task changes, as it will be written."""
+
+    __slots__ = ("attempts", "crashes", "outcome", "progress", "started", "status")
+
+    def __init__(self) -> None:
+        self.status: Status = Status.QUEUED
+        self.attempts = 0
+        self.crashes = 0
+        self.started: float | None = None
+        self.outcome: Outcome | None = None
+        self.progress: Progress | None = None
+
+    def columns(self) -> list[Any]:
+        outcome = self.outcome
+        return [
+            self.status,
+            self.attempts,
+            self.started,
+            outcome.finished if outcome else None,
+            self.crashes,
+            _outcome_document(outcome) if outcome else None,
+            msgspec.Raw(outcome.result_json) if outcome else _NULL,
+            self.progress,
+        ]
+
+
+class Ledger:
+    """One node's ledger. `path` None keeps it in memory, for as long as the node runs."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="fossa-ledger-write")
+        self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="fossa-ledger-read")
+        self._inserts: dict[str, tuple[Task, StateRow]] = {}
+        self._updates: dict[str, StateRow] = {}
+        self._logs: list[tuple[Any, ...]] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._wake = asyncio.Event()
+        self._committer: asyncio.Task[None] | None = None
+        self._closing = False
+        self._lock = asyncio.Lock()
+        #: Why the last commit failed; None where it did not.
+        self.trouble: str | None = None
+
+    async def open(self) -> None:
+        """Open, or make, the ledger and bring its schema up to date."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._write_thread, self._open_writer)
+        await loop.run_in_executor(self._read_thread, self._open_reader)
+        self._committer = asyncio.create_task(self._commit_for_ever(), name="fossa-ledger")
+
+    async def close(self) -> None:
+        """Commit what is left, then let go of the file."""
+        self._closing = True
+        self._wake.set()
+        if self._committer:
+            await self._committer
+        loop = asyncio.get_running_loop()
+        for thread, connection in (
+            (self._read_thread, self._reader),
+            (self._write_thread, self._writer),
+        ):
+            if connection:
+                await loop.run_in_executor(thread, connection.close)
+            thread.shutdown(wait=True)
+
+    # writing
+
+    def insert(self, task: Task, state: StateRow) -> None:
+        """Record a new task with the next commit."""
+        self._inserts[task.id] = (task, state)
+        self._wake.set()
+
+    def update(self, task_id: str, state: StateRow) -> None:
+        """Record the state that a task has by the time of the next commit."""
+        if task_id not in self._inserts:
+            self._updates[task_id] = state
+            self._wake.set()
+
+    def log(self, task_id: str, first: int, lines: Sequence[LogLine]) -> None:
+        """Record lines of a task; `first` is the position of the first of them, from 1."""
+        for n, line in enumerate(lines, first):
+            row = (task_id, n, line.attempt, line.time, line.level, line.stream, line.text)
+            self._logs.append(row)
+        self._wake.set()
+
+    def committed(self) -> asyncio.Future[None]:
+        """A future that is done once everything recorded up to now is durable."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._closing and (self._committer is None or self._committer.done()):
+            future.set_exception(LedgerError("the ledger is closed"))
+            return future
+        self._waiters.append(future)
+        self._wake.set()
+        return future
+
+    async def _commit_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay = 0.05
+        while not (self._closing and not self._has_work()):
+            await self._wake.wait()
+            self._wake.clear()
+            if not self._has_work():
+                continue
+            inserts, updates, logs, waiters = self._take()
+            documents = _documents(inserts, updates, logs)
+            try:
+                await loop.run_in_executor(self._write_thread, self._commit, documents)
+            except sqlite3.Error as error:
+                self.trouble = f"{type(error).__name__}: {error}"
+                self._put_back(inserts, updates, logs, waiters)
+                if self._closing:
+                    self._fail_waiters(error)
+                    return
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 5.0)
+                self._wake.set()
+                continue
+            self.trouble, delay = None, 0.05
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _has_work(self) -> bool:
+        return bool(self._inserts or self._updates or self._logs or self._waiters)
+
+    def _take(self) -> tuple[Any, ...]:
+        taken = (self._inserts, self._updates, self._logs, self._waiters)
+        self._inserts, self._updates, self._logs, self._waiters = {}, {}, [], []
+        return taken
+
+    def _put_back(
+        self,
+        inserts: dict[str, Any],
+        updates: dict[str, StateRow],
+        logs: list[Any],
+        waiters: list[asyncio.Future[None]],
+    ) -> None:
+        """A commit failed: its rows come before those that came since."""
+        self._inserts = inserts | self._inserts
+        later = {k: v for k, v in self._updates.items() if k not in self._inserts}
+        self._updates = updates | later
+        self._logs = logs + self._logs
+        self._waiters = waiters + self._waiters
+
+    def _fail_waiters(self, error: Exception) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(LedgerError(f"the ledger could not be written: {error}"))
+        self._waiters = []
+
+    def _commit(self, documents: Sequence[tuple[str, bytes]]) -> None:
+        """In the writing thread: one transaction."""
+        writer = self._writer
+        assert writer is not None
+        writer.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, document in documents:
+                writer.execute(statement, (document.decode(),))
+            writer.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                writer.execute("ROLLBACK")
+            raise
+
+    # reading
+
+    async def get(self, task_id: str) -> Record | None:
+        """The record of one task."""
+        rows = await self._read(f"{_SELECT} WHERE id = ?", (task_id,))
+        return _record(rows[0]) if rows else None
+
+    async def by_idempotency_key(self, key: str) -> Record | None:
+        """The record of the task that was submitted with this key."""
+        rows = await self._read(f"{_SELECT} WHERE idempotency_key = ?", (key,))
+        return _record(rows[0]) if rows else None
+
+    async def page(
+        self,
+        *,
+        parent_id: str | None = None,
+        status: str | None = None,
+        model: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> list[Record]:
+        """Records, newest first: top-level tasks, or the subtasks of `parent_id`.
+
+        `before` is the `seq` of the last record of the page before. The cost does not depend on
+        how many tasks there are.
+        """
+        where, values = ["parent_id IS NULL"], list[Any]()
+        if parent_id is not None:
+            where, values = ["parent_id = ?"], [parent_id]
+        for column, value in (("status", status), ("model", model)):
+            if value is not None:
+                where.append(f"{column} = ?")
+                values.append(value)
+        if before is not None:
+            where.append("seq < ?")
+            values.append(before)
+        sql = f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?"
+        return [_record(row) for row in await self._read(sql, (*values, limit))]
+
+    async def unfinished(self) -> list[tuple[Record, int]]:
+        """Every task without an outcome, oldest first, with its number of crashes."""
+        sql = f"{_SELECT} WHERE status IN ('queued', 'running') ORDER BY seq"
+        rows = await self._read(sql, ())
+        return [(_record(row), row[1 + _COLUMNS.index("crashes")]) for row in rows]
+
+    async def complete_subtasks(self, parent_ids: Iterable[str]) -> dict[str, list[str]]:
+        """Ids of the subtasks of these parents that are complete, by their key."""
+        ids = tuple(parent_ids)
+        marks = ", ".join("?" * len(ids))
+        sql = f"SELECT key, id FROM tasks WHERE parent_id IN ({marks}) AND status = 'complete'"
+        found: dict[str, list[str]] = {}
+        for key, task_id in await self._read(sql, ids):
+            found.setdefault(key, []).append(task_id)
+        return found
+
+    async def logs(self, task_id: str, after: int, limit: int) -> list[tuple[int, LogLine]]:
+        """Lines of a task past a position, oldest first, with their positions."""
+        sql = (
+            "SELECT n, attempt, time, level, stream, text FROM logs "
+            "WHERE task_id = ? AND n > ? ORDER BY n LIMIT ?"
+        )
+        return [
+            (n, LogLine(attempt=attempt, time=when, level=level, stream=stream, text=text))
+            for n, attempt, when, level, stream, text in await self._read(
+                sql, (task_id, after, limit)
+            )
+        ]
+
+    async def last_log_position(self, task_id: str) -> int:
+        """Position of a task's newest line; 0 where it has none."""
+        rows = await self._read("SELECT max(n) FROM logs WHERE task_id = ?", (task_id,))
+        return rows[0][0] or 0
+
+    async def prune(self, keep: int | None, max_age: float | None) -> int:
+        """Forget the oldest ended tasks beyond a count or an age in seconds; how many went.
+
+        A subtask goes no earlier than its parent ended: what a parent may still ask for stays.
+        """
+        return await self._in_writer(lambda: self._prune(keep, max_age))
+
+    def _prune(self, keep: int | None, max_age: float | None) -> int:
+        writer = self._writer
+        assert writer is not None
+        bounds, values = [], list[Any]()
+        if max_age is not None:
+            bounds.append("finished < ?")
+            values.append(time.time() - max_age)
+        if keep is not None:
+            bounds.append("seq <= (SELECT max(seq) FROM tasks) - ?")
+            values.append(keep)
+        if not bounds:
+            return 0
+        doomed = (
+            "SELECT id FROM tasks AS t WHERE finished IS NOT NULL AND "
+            f"({' OR '.join(bounds)}) AND NOT EXISTS (SELECT 1 FROM tasks AS r WHERE "
+            "r.id = t.root_id AND r.finished IS NULL) ORDER BY finished LIMIT ?"
+        )
+        ids = [row[0] for row in writer.execute(doomed, (*values, PRUNE_BATCH))]
+        document = _encode(ids).decode()
+        writer.execute("BEGIN IMMEDIATE")
+        for table, column in (("logs", "task_id"), ("tasks", "id")):
+            sql = f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
+            writer.execute(sql, (document,))
+        writer.execute("COMMIT")
+        return len(ids)
+
+    async def _read(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        def read() -> list[Any]:
+            assert self._reader is not None
+            return self._reader.execute(sql, values).fetchall()
+
+        try:
+            loop = asyncio.get_running_loop()
+            thread = self._read_thread if self._path else self._write_thread
+            return await loop.run_in_executor(thread, read)
+        except (sqlite3.Error, RuntimeError) as error:
+            raise LedgerError(f"the ledger at {self._where()} cannot be read: {error}") from error
+
+    async def _in_writer(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._write_thread, work)
+
+    # opening
+
+    def _where(self) -> str:
+        return str(self._path) if self._path else "memory"
+
+    def _connect(self) -> sqlite3.Connection:
+        name = str(self._path) if self._path else ":memory:"
+        return sqlite3.connect(name, isolation_level=None, check_same_thread=False, timeout=10)
+
+    def _open_writer(self) -> None:
+        if sqlite3.sqlite_version_info < (3, 38):
+            raise LedgerError(
+                f"SQLite {sqlite3.sqlite_version} is too old: the ledger needs 3.38 or newer"
+            )
+        try:
+            self._writer = self._connect()
+            self._writer.execute("PRAGMA journal_mode = WAL")
+            self._writer.execute("PRAGMA synchronous = FULL")
+            self._migrate(self._writer)
+        except sqlite3.Error as error:
+            raise LedgerError(
+                f"the ledger at {self._where()} cannot be opened: {error}. Move the file away to "
+                "begin a new one, or name another STATE_DIR"
+            ) from error
+
+    def _open_reader(self) -> None:
+        self._reader = self._connect() if self._path else self._writer
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > len(MIGRATIONS):
+            raise LedgerError(
+                f"the ledger at {self._where()} has schema version {version} and this Fossa knows "
+                f"up to {len(MIGRATIONS)}: a newer Fossa wrote it; upgrade, or name another "
+                "STATE_DIR"
+            )
+        for number, script in enumerate(MIGRATIONS[version:], version + 1):
+            connection.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
+
+
+def _documents(
+    inserts: dict[str, tuple[Task, StateRow]],
+    updates: dict[str, StateRow],
+    logs: list[tuple[Any, ...]],
+) -> list[tuple[str, bytes]]:
+    """The statements of one commit, each with the JSON that it takes its rows from."""
+    documents = []
+    if inserts:
+        rows = [[*_task_columns(task), *state.columns()] for task, state in inserts.values()]
+        documents.append((_INSERT, _encode(rows)))
+    if updates:
+        changed = [[task_id, *state.columns()] for task_id, state in updates.items()]
+        documents.append((_UPDATE, _encode(changed)))
+    if logs:
+        documents.append((_LOG, _encode(logs)))
+    return documents
+
+
+def _task_columns(task: Task) -> list[Any]:
+    return [
+        task.id, task.model, task.method, msgspec.Raw(task.arguments), task.parent_id,
+        task.root_id, task.depth, task.key, task.idempotency_key, task.retry_of, task.priority,
+        task.timeout, task.retries, task.source, task.accepted,
+    ]  # fmt: skip
+
+
+def _outcome_document(outcome: Outcome) -> dict[str, Any]:
+    document: dict[str, Any] = {"reason": outcome.reason, "attempt": outcome.attempt}
+    if outcome.started is not None:
+        document["started"] = outcome.started
+    if not outcome.complete or not outcome.result_is_json:
+        document |= {
+            "message": outcome.message,
+            "error": outcome.error,
+            "traceback": outcome.traceback,
+            "result_is_json": outcome.result_is_json,
+            "failed_subtask": outcome.failed_subtask,
+        }
+    return document
+
+
+def _record(row: Sequence[Any]) -> Record:
+    seq, *values = row
+    column = dict(zip(_COLUMNS, values, strict=True))
+    task_values = {name: column[name] for name in _TASK_FIELDS}
+    task_values["arguments"] = column["arguments"].encode()
+    progress = column["progress"]
+    return Record(
+        task=Task(**task_values),
+        status=Status(column["status"]),
+        attempts=column["attempts"],
+        started=column["started"],
+        outcome=_outcome(column),
+        progress=Progress(**msgspec.json.decode(progress)) if progress != "null" else Progress(),
+        seq=seq,
+    )
+
+
+def _outcome(column: dict[str, Any]) -> Outcome | None:
+    if column["finished"] is None:
+        return None
+    document = msgspec.json.decode(column["outcome"])
+    document["traceback"] = tuple(document.get("traceback", ()))
+    document["reason"] = Reason(document["reason"])
+    return Outcome(
+        status=Status(column["status"]),
+        finished=column["finished"],
+        result_json=column["result"].encode(),
+        **document,
+    )

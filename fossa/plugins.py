@@ -1,0 +1,118 @@
+"""Who takes part: one pluggy manager a node, entry points looked up with stevedore.
+
+The only module that imports either.
+"""
+
+import difflib
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pluggy
+
+from fossa import hookspecs
+from fossa.errors import PluginError
+
+#: Entry-point groups, by what the config calls them.
+GROUPS = {
+    "SOURCES": "fossa.sources",
+    "EXECUTORS": "fossa.executors",
+    "SINKS": "fossa.sinks",
+    "PLUGINS": "fossa.plugins",
+}
+
+
+def installed(group: str) -> list[str]:
+    """Names of the entry points in a group."""
+    from importlib.metadata import entry_points
+
+    return sorted({point.name for point in entry_points(group=group)})
+
+
+def look_up(group: str, name: str) -> Any:
+    """The object behind an entry point. Raises `PluginError` where it is missing or broken."""
+    from stevedore.driver import DriverManager
+    from stevedore.exception import MultipleMatches, NoMatches
+
+    failures: list[str] = []
+
+    def failed(_manager: Any, point: Any, error: BaseException) -> None:
+        failures.append(f"{point.value}: {type(error).__name__}: {error}")
+
+    logging.getLogger("stevedore").setLevel(logging.CRITICAL)
+    try:
+        return DriverManager(
+            group, name, invoke_on_load=False, on_load_failure_callback=failed
+        ).driver
+    except MultipleMatches:
+        raise PluginError(
+            f"{name!r} is the name of several installed plugins in {group}: uninstall one"
+        ) from None
+    except (NoMatches, RuntimeError):
+        if failures:
+            raise PluginError(f"{name!r} of {group} cannot be loaded: {failures[0]}") from None
+        raise PluginError(f"{name!r} is not installed in {group}{nearest(name, group)}") from None
+
+
+def nearest(name: str, group: str) -> str:
+    """What to say of the names that are there."""
+    names = installed(group)
+    close = difflib.get_close_matches(name, names, 1)
+    if close:
+        return f": did you mean {close[0]!r}?"
+    return f": there is {', '.join(map(repr, names))}" if names else ": nothing is"
+
+
+class Hooks:
+    """One node's plugins, and the calls to them."""
+
+    def __init__(self, plugins: Sequence[tuple[str, Any]], logger: logging.Logger) -> None:
+        self._logger = logger
+        self._manager = pluggy.PluginManager("fossa")
+        self._manager.add_hookspecs(hookspecs)
+        for name, plugin in plugins:
+            self._register(name, plugin)
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise PluginError(f"a plugin implements a hook that does not exist: {error}") from None
+
+    def _register(self, name: str, plugin: Any) -> None:
+        try:
+            self._manager.register(plugin, name)
+        except (pluggy.PluginValidationError, ValueError) as error:
+            raise PluginError(f"the plugin {name!r} cannot be registered: {error}") from None
+        for caller in self._manager.get_hookcallers(plugin) or ():
+            for implementation in caller.get_hookimpls():
+                if inspect.iscoroutinefunction(implementation.function):
+                    raise PluginError(
+                        f"{caller.name} of the plugin {name!r} is an async function: hooks are "
+                        "plain functions; start a task in it if you must wait"
+                    )
+
+    def choose_executor(self, task: Any, executors: Sequence[Any]) -> str | None:
+        """The first plugin's choice, or None."""
+        chosen: str | None = self._manager.hook.fossa_choose_executor(
+            task=task, executors=executors
+        )
+        return chosen
+
+    def refuse_task(self, task: Any) -> str | None:
+        """The first reason that a plugin gives, or None."""
+        if not self._manager.hook.fossa_refuse_task.get_hookimpls():
+            return None
+        try:
+            reasons = self._manager.hook.fossa_refuse_task(task=task)
+        except Exception as error:
+            self._logger.exception("a plugin's fossa_refuse_task raised")
+            return f"a plugin's check of it failed: {type(error).__name__}: {error}"
+        return str(reasons[0]) if reasons else None
+
+    def observe(self, hook: str, **event: Any) -> None:
+        """Tell every observer, one by one: one that raises is logged and hurts nobody."""
+        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+            try:
+                implementation.function(*(event[a] for a in implementation.argnames))
+            except Exception:
+                self._logger.exception("plugin %s: %s raised", implementation.plugin_name, hook)

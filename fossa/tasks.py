@@ -1,0 +1,274 @@
+"""The values that everything else speaks of: frozen, keyword-only, free of behaviour that waits."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from attrs import Factory, field, frozen
+from attrs.validators import ge, instance_of, optional
+from uuid_utils import uuid7
+
+JsonObject = Mapping[str, Any]
+
+
+def new_id() -> str:
+    """A UUIDv7: unique on every node, and later ones sort after earlier ones."""
+    return str(uuid7())
+
+
+class Status(StrEnum):
+    """Where a task stands. The last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (Status.COMPLETE, Status.FAILED, Status.CANCELLED)
+
+
+class Reason(StrEnum):
+    """Why a task ended as it did."""
+
+    #: The method returned.
+    RETURNED = "returned"
+    #: The method raised an exception.
+    EXCEPTION = "exception"
+    #: `go()` returned False: a pre- or post-build check failed.
+    CHECK_FAILED = "check_failed"
+    #: A subtask failed and the model did not handle it.
+    SUBTASK_FAILED = "subtask_failed"
+    #: It ran for longer than its timeout, and stopped when asked to.
+    SOFT_TIMEOUT = "soft_timeout"
+    #: It ran for longer than its timeout, did not stop when asked, and its process was ended.
+    HARD_TIMEOUT = "hard_timeout"
+    #: Somebody cancelled it, or its parent ended first.
+    CANCELLED = "cancelled"
+    #: The model ended its own process (`sys.exit`, `os._exit`), whatever the exit status.
+    EXIT = "exit"
+    #: A signal ended the process: a segmentation fault, a `kill`.
+    SIGNAL = "signal"
+    #: The process reached its memory limit, or the machine had none left.
+    OUT_OF_MEMORY = "out_of_memory"
+    #: The process said something that no worker says: its channel cannot be trusted.
+    PROTOCOL = "protocol"
+    #: The return value is larger than `MAX_RESULT_BYTES`.
+    RESULT_TOO_LARGE = "result_too_large"
+    #: The node died while it ran, and its crash attempts are used up.
+    LOST_NODE = "lost_node"
+    #: No executor could run it.
+    EXECUTOR = "executor"
+    #: A model made it as a subtask and this node does not accept it.
+    REFUSED = "refused"
+
+    @property
+    def crash(self) -> bool:
+        """Whether the process or the node died, rather than the model failed."""
+        return self in _CRASHES
+
+
+_CRASHES = {
+    Reason.SIGNAL,
+    Reason.OUT_OF_MEMORY,
+    Reason.PROTOCOL,
+    Reason.LOST_NODE,
+    Reason.EXECUTOR,
+}
+#: Ends that another attempt would not change.
+POINTLESS_TO_RETRY = {Reason.CANCELLED, Reason.RESULT_TOO_LARGE, Reason.REFUSED}
+
+
+@frozen(kw_only=True)
+class Request:
+    """What somebody asks a node to run. Nothing in it has been checked."""
+
+    #: Name of an accepted model class.
+    model: Any
+    #: A public method of it.
+    method: Any = "go"
+    #: Keyword arguments of the method.
+    method_kwargs: Any = None
+    #: Keyword arguments of the model's constructor.
+    model_construction_kwargs: Any = None
+    #: Keyword arguments of `partition_initialise` (PartitionedModel only).
+    partition_initialise_kwargs: Any = None
+    #: Ayeaye's resolver context while the method runs.
+    resolver_context: Any = None
+    #: Two requests with the same key are one task.
+    idempotency_key: Any = None
+    #: Seconds that one attempt may take; None: as the config says.
+    timeout: Any = None
+    #: Attempts after the first, where the model fails; None: as the config says.
+    retries: Any = None
+    #: Higher first; from -100 to 100.
+    priority: Any = 0
+    #: Id of the task that this one tries again; its finished subtasks are not repeated.
+    retry_of: str | None = None
+
+
+@frozen(kw_only=True)
+class Task:
+    """One admitted request to run one method of one accepted model."""
+
+    #: UUIDv7.
+    id: str
+    #: Name of the model class.
+    model: str
+    #: Name of the method.
+    method: str = "go"
+    #: JSON object: method_kwargs, model_construction_kwargs, partition_initialise_kwargs and
+    #: resolver_context, each left out where empty. Encoded once, at admission.
+    arguments: bytes = b"{}"
+    #: Id of the task whose model made this one; None unless it is a subtask.
+    parent_id: str | None = None
+    #: Id of the task that began it all; its own id unless it is a subtask.
+    root_id: str = Factory(lambda self: self.id, takes_self=True)
+    #: 0 for a task, 1 for its subtasks, 2 for theirs.
+    depth: int = field(default=0, validator=ge(0))
+    #: Identity by content among the subtasks of one parent; None unless it is a subtask.
+    key: str | None = None
+    #: The submitter's key against doing it twice.
+    idempotency_key: str | None = field(default=None, validator=optional(instance_of(str)))
+    #: Id of the task that this one tries again.
+    retry_of: str | None = None
+    #: Higher first.
+    priority: int = 0
+    #: Seconds that one attempt may take; None: no limit.
+    timeout: float | None = None
+    #: Attempts after the first where the model fails by its own exception.
+    retries: int = field(default=0, validator=ge(0))
+    #: Name of the source that it came from.
+    source: str = "embed"
+    #: When it was admitted, in seconds since the epoch.
+    accepted: float = 0.0
+
+    def arguments_of(self, name: str) -> dict[str, Any]:
+        """One of the four JSON objects in `arguments`; empty where it is left out."""
+        found: dict[str, Any] = msgspec.json.decode(self.arguments).get(name) or {}
+        return found
+
+
+@frozen(kw_only=True)
+class Attempt:
+    """One execution of a task."""
+
+    task: Task
+    #: 1 for the first.
+    number: int = field(default=1, validator=ge(1))
+    #: When it began, in seconds since the epoch.
+    started: float = 0.0
+    #: How many subtasks may run at once if the model makes any.
+    parallelism: int = 1
+    #: For a subtask: which of its parent's `parallelism` lanes it runs in, from 0.
+    lane: int | None = None
+    #: For a subtask: how many lanes its parent has.
+    lanes: int | None = None
+    #: "worker": in a process that is used again; "task": in a process of its own.
+    isolation: str = "worker"
+    #: Bytes of memory that the process may take for its data; None: no limit.
+    memory: int | None = None
+
+
+@frozen(kw_only=True)
+class Outcome:
+    """How a task ended."""
+
+    status: Status = field(converter=Status)
+    reason: Reason = field(converter=Reason)
+    #: One line for people; empty where there is nothing to say.
+    message: str = ""
+    #: Qualified name of the exception's class.
+    error: str | None = None
+    #: The exception's traceback, a line an item.
+    traceback: tuple[str, ...] = ()
+    #: JSON of the return value. NaN and infinities are null, as JavaScript has it.
+    result_json: bytes = b"null"
+    #: False where the value is not JSON: `result` is then a described, truncated representation.
+    result_is_json: bool = True
+    #: Id of the subtask that made this task fail.
+    failed_subtask: str | None = None
+    #: The attempt that it is the outcome of; 0 where there was none.
+    attempt: int = 0
+    #: Seconds since the epoch; None where no attempt began.
+    started: float | None = None
+    finished: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        return self.status is Status.COMPLETE
+
+    @property
+    def result(self) -> Any:
+        """The return value, decoded."""
+        return msgspec.json.decode(self.result_json)
+
+
+@frozen(kw_only=True)
+class Progress:
+    """How far a task has come."""
+
+    #: From 0.0 to 1.0; None where the model does not say.
+    fraction: float | None = None
+    #: What the model said with it.
+    message: str = ""
+    #: Subtasks that the model has made so far.
+    subtasks: int = 0
+    #: Subtasks in all, where the model made a list of them; None for a generator under way.
+    subtasks_total: int | None = None
+    #: Subtasks that have ended.
+    subtasks_done: int = 0
+    #: Subtasks that have failed or were cancelled.
+    subtasks_failed: int = 0
+    #: Estimated seconds to the end; None where it cannot be told.
+    eta: float | None = None
+
+
+@frozen(kw_only=True)
+class LogLine:
+    """One line that a task wrote."""
+
+    #: Seconds since the epoch.
+    time: float
+    #: DEBUG, PROGRESS, INFO, WARNING, ERROR or CRITICAL.
+    level: str
+    #: model, stdout, stderr, logging, warnings, or node (what the node says of the task).
+    stream: str
+    text: str
+    attempt: int = 1
+
+
+@frozen(kw_only=True)
+class Record:
+    """A task as the ledger knows it."""
+
+    task: Task
+    status: Status
+    #: Attempts begun.
+    attempts: int = 0
+    started: float | None = None
+    outcome: Outcome | None = None
+    progress: Progress = Progress()
+    #: True while its model waits for subtasks and holds no slot.
+    waiting: bool = False
+    #: Position in the ledger: the page cursor.
+    seq: int = 0
+
+
+async def _nothing(outcome: Outcome | None = None) -> None:
+    return None
+
+
+@frozen(kw_only=True, eq=False)
+class Delivery:
+    """A request as a source hands it over, with the means to settle it."""
+
+    request: Request
+    source: str
+    #: Awaited once the outcome is recorded and the required sinks took it.
+    ack: Callable[[Outcome], Awaitable[None]] = _nothing
+    #: Awaited where the node stops before the task has ended: somebody else should take it.
+    give_back: Callable[[], Awaitable[None]] = _nothing

@@ -1,0 +1,195 @@
+"""What a governor and its worker processes say to each other, over one socket pair.
+
+A frame is its length (four bytes, big-endian) and that many bytes of JSON: an array with the
+message's name first. Both ends check every message against the types below.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+_HEADER = struct.Struct(">I")
+#: A frame larger than this is taken for garbage.
+MAX_FRAME = 1 << 30
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """Base of all messages."""
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """Where a worker finds a class or function of the config."""
+
+    name: str
+    module: str
+    qualname: str
+    #: The module's file, for a module that no import finds (a script, a notebook's helper).
+    file: str | None = None
+    #: Base64 of cloudpickle, for what was defined in a REPL or inside a function.
+    value: str | None = None
+
+
+class Boot(Message, frozen=True):
+    """To the worker, first: what it will need."""
+
+    path: list[str]
+    models: list[Reference]
+    resolvers: list[Reference]
+    secrets: dict[str, str]
+    main_file: str | None
+    main_module: str | None
+    max_result_bytes: int
+    max_log_lines: int
+    max_log_bytes: int
+
+
+class Run(Message, frozen=True):
+    """To the worker: run this."""
+
+    task_id: str
+    model: str
+    method: str
+    arguments: msgspec.Raw
+    attempt: int
+    parallelism: int
+    lane: int | None = None
+    total_lanes: int | None = None
+    memory: int | None = None
+
+
+class SubtaskOutcome(msgspec.Struct, frozen=True, array_like=True):
+    """How one subtask ended."""
+
+    number: int
+    task_id: str
+    complete: bool
+    error: str | None
+    message: str
+    traceback: tuple[str, ...]
+    result: msgspec.Raw
+
+
+class SubtaskOutcomes(Message, frozen=True):
+    """To the worker: outcomes of subtasks that its model made."""
+
+    outcomes: list[SubtaskOutcome]
+
+
+class Awake(Message, frozen=True):
+    """To the worker: you have a slot again."""
+
+
+class Ready(Message, frozen=True):
+    """From the worker, once: models are imported. `problems` says what was not."""
+
+    pid: int
+    ayeaye: str
+    python: str
+    problems: list[str]
+
+
+class Log(Message, frozen=True):
+    """From the worker: a line that the model wrote."""
+
+    time: float
+    level: str
+    stream: str
+    text: str
+
+
+class Progressed(Message, frozen=True):
+    """From the worker: `log_progress` was called."""
+
+    fraction: float
+    message: str
+
+
+class Planned(Message, frozen=True):
+    """From the worker: the model begins to make subtasks."""
+
+    total: int | None
+    limit: int
+
+
+class Subtask(msgspec.Struct, frozen=True, array_like=True):
+    """One subtask that the model made."""
+
+    number: int
+    model: str
+    method: str
+    arguments: msgspec.Raw
+
+
+class Subtasks(Message, frozen=True):
+    """From the worker: the next subtasks."""
+
+    subtasks: list[Subtask]
+
+
+class Rest(Message, frozen=True):
+    """From the worker: the model waits for subtasks now; its slot is free."""
+
+
+class Wake(Message, frozen=True):
+    """From the worker: the model has all its outcomes and wants a slot to go on."""
+
+
+class Done(Message, frozen=True):
+    """From the worker: the attempt is over."""
+
+    complete: bool
+    reason: str
+    message: str = ""
+    error: str | None = None
+    traceback: tuple[str, ...] = ()
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    result_is_json: bool = True
+    failed_subtask: str | None = None
+    #: Why this process should not be used again; empty where it may.
+    retire: str = ""
+    #: Bytes of resident memory now.
+    rss: int = 0
+
+
+ToWorker = Boot | Run | SubtaskOutcomes | Awake
+FromWorker = Ready | Log | Progressed | Planned | Subtasks | Rest | Wake | Done
+
+_encoder = msgspec.json.Encoder()
+to_worker: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(ToWorker)
+from_worker: msgspec.json.Decoder[FromWorker] = msgspec.json.Decoder(FromWorker)
+
+
+def frame(message: Message) -> bytes:
+    """A message as bytes that are ready to send."""
+    body = _encoder.encode(message)
+    return _HEADER.pack(len(body)) + body
+
+
+class Frames:
+    """Cuts a stream of bytes into the frames' bodies."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield each body that is whole now. Raises ValueError on a length that cannot be."""
+        buffer = self._buffer
+        buffer += data
+        at = 0
+        while len(buffer) - at >= 4:
+            (length,) = _HEADER.unpack_from(buffer, at)
+            if length > MAX_FRAME:
+                raise ValueError(f"a frame of {length} bytes was announced")
+            if len(buffer) - at - 4 < length:
+                break
+            yield bytes(buffer[at + 4 : at + 4 + length])
+            at += 4 + length
+        if at:
+            del buffer[:at]
+
+
+def encode_json(value: Any) -> bytes:
+    """JSON of a value; NaN and infinities become null. Raises TypeError, ValueError."""
+    return _encoder.encode(value)
