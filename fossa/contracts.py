@@ -52,13 +52,16 @@ class Executor(Component, ABC):
 
     #: Whether the attempt runs on some other node, in that node's slot.
     remote: bool = False
+    #: Short attempts of one tenure that it is given at once, at the most; 1: it wants them singly.
+    chunk: int = 1
 
     @abstractmethod
     async def run(self, attempt: "Attempt", live: "LiveAttempt") -> "Outcome":
         """Run the attempt to its end and say how it ended.
 
         A model's failure is a returned `Outcome`. Raise only where the machinery failed: the node
-        makes it an outcome with the reason `executor` and counts a crash. Where it is cancelled
+        makes it an outcome with the reason `executor` and counts a crash; `NotBegun` queues the
+        task again. Where it is cancelled
         (the task was, or the node's drain ran out of time) it ends the attempt for good, then lets
         the `CancelledError` out.
         """

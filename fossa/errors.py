@@ -36,6 +36,19 @@ class ExecutorError(FossaError):
     """An executor could not run an attempt, through no fault of the model."""
 
 
+class NotBegun(ExecutorError):
+    """The attempt was not begun, through no fault of its task: it is queued again, uncounted.
+
+    Attributes:
+        suspect: whether the process died with this attempt among those it had been given; it is
+            then attempted apart from others.
+    """
+
+    def __init__(self, message: str | None = None, *, suspect: bool = False) -> None:
+        super().__init__(message)
+        self.suspect = suspect
+
+
 class NodeStopped(FossaError):
     """The node is not running: start it first, or it has been stopped."""
 

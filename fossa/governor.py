@@ -20,11 +20,13 @@ from attrs import evolve
 
 from fossa.admission import Admission
 from fossa.config import Composition
+from fossa.durations import Durations
 from fossa.contracts import Executor, LiveAttempt, Node, Reservation, SubtaskRequest
 from fossa.errors import (
     FossaError,
     NodeStopped,
     NodeStopping,
+    NotBegun,
     QueueFull,
     TaskRefused,
     TooLate,
@@ -37,7 +39,7 @@ from fossa.node_log import NodeLog
 from fossa.plugins import Hooks
 from fossa.settling import Sinks
 from fossa.supervision import supervise
-from fossa.slots import Slots, SlotReservation, TaskQueue
+from fossa.slots import Slot, SlotReservation, Slots, TaskQueue
 from fossa.state_dir import StateDir
 from fossa.tasks import (
     POINTLESS_TO_RETRY,
@@ -55,6 +57,8 @@ from fossa.tasks import (
 
 #: Seconds before a task whose process died is attempted again.
 CRASH_DELAY = 0.5
+#: Seconds that a source may take to settle a delivery, or to give it back.
+SETTLE_DEADLINE = 10.0
 
 
 class Governor(Node):
@@ -70,13 +74,20 @@ class Governor(Node):
         self.logger: logging.Logger = self._log.logger
         self._hooks = Hooks(composition.plugins, self.logger)
         self._slots = Slots(composition.slots)
+        self._durations = Durations(composition.models)
+        self._isolation: str = composition.ISOLATION
         self._queue = TaskQueue()
         self._live: dict[str, LiveTask] = {}
         #: Admitted tasks on their way into the ledger.
         self._arriving: set[LiveTask] = set()
         #: Idempotency keys whose first submission is being looked at.
         self._claims: dict[str, asyncio.Future[Task]] = {}
-        self._executors: dict[str, Executor] = {e.name: e for e in composition.executors}
+        self._executors = {e.name: e for e in composition.executors}
+        #: For tasks and for subtasks, where no plugin chooses: subtasks go far, tasks stay near.
+        self._default_executors = [
+            min(composition.executors, key=lambda e: e.remote is not remote)
+            for remote in (False, True)
+        ]
         self._sinks = Sinks(composition.sinks, self.logger)
         self._chores: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
@@ -183,13 +194,14 @@ class Governor(Node):
             self._live.pop(live.task.id, None)
         live.row.status = Status.QUEUED
         self._ledger.update(live.task.id, live.row)
-        if live.ended is not None and not live.ended.done():
-            text = "the node stopped before the task ended; the task is in its ledger"
-            live.ended.set_exception(NodeStopped(text))
-            live.ended.exception()
-        if live.delivery is not None:
+        for waiter in live.waiters:
+            if not waiter.done():
+                text = "the node stopped before the task ended; the task is in its ledger"
+                waiter.set_exception(NodeStopped(text))
+        if live.delivery is not None and live.delivery.give_back is not None:
             try:
-                await asyncio.wait_for(live.delivery.give_back(), 5)
+                async with asyncio.timeout(SETTLE_DEADLINE):
+                    await live.delivery.give_back()
             except Exception:
                 self.logger.exception("task %s could not be given back", live.task.id)
 
@@ -218,7 +230,8 @@ class Governor(Node):
         self._arriving.add(live)
         self._ledger.insert(task, live.row)
         # Whoever submitted may go away now: what is on its way into the ledger gets there.
-        await asyncio.shield(self._chore(self._queue_once_durable(live)))
+        self._ledger.committed().add_done_callback(lambda commit: self._durable(live, commit))
+        await self._ledger.committed()
         return task
 
     async def _admit_once(
@@ -240,14 +253,12 @@ class Governor(Node):
             del self._claims[key]
         return known, record is None
 
-    async def _queue_once_durable(self, live: LiveTask) -> None:
-        try:
-            await self._ledger.committed()
-        except FossaError:
+    def _durable(self, live: LiveTask, commit: "asyncio.Future[None]") -> None:
+        """A new task is in the ledger, or could not be written to it."""
+        self._arriving.discard(live)
+        if commit.exception() is not None:
             self._live.pop(live.task.id, None)
-            raise
-        finally:
-            self._arriving.discard(live)
+            return
         self._hooks.observe("fossa_task_accepted", task=live.task)
         if live.cancelling is None and not live.given_back:
             self._enqueue(live)
@@ -281,8 +292,9 @@ class Governor(Node):
     def _enqueue(self, live: LiveTask) -> None:
         live.timer = None
         live.row.status = Status.QUEUED
-        self._queue.push(live)
-        self._fill()
+        if live.take_lane():
+            self._queue.push(live)
+            self._fill()
 
     def _fill(self) -> None:
         """Give every free slot to whoever is first: a woken parent, a queued task, a source."""
@@ -292,28 +304,63 @@ class Governor(Node):
                 continue
             live = self._queue.pop(subtasks_only=draining)
             if live is not None:
-                self._start(live)
+                self._fill_slot(live)
             elif draining or not self._slots.reserve_one(self._fill):
                 return
 
-    def _start(self, live: LiveTask) -> None:
-        self._slots.holders.add(live)
+    def _fill_slot(self, live: LiveTask) -> None:
+        """Start a task in a slot of its own; short ones of its kind may share it, one by one."""
+        slot = self._slots.take()
+        share = self._share(live)
+        self._start(live, slot)
+        for _ in range(share - 1):
+            follower = self._follower(live)
+            if follower is None:
+                return
+            self._start(follower, slot)
+
+    def _share(self, live: LiveTask) -> int:
+        """How many attempts may share a slot: what is queued is spread over all slots first."""
+        if live.suspect or live.task.timeout is not None or not self._durations.short(live):
+            return 1
+        queued = len(live.parent.waiting_children) if live.lane else len(self._queue)
+        most = self._choose_executor(live.task).chunk
+        return min(most, self._durations.chunk(live), 1 + queued // self._slots.total)
+
+    def _follower(self, live: LiveTask) -> LiveTask | None:
+        """The next in the queue, or of the siblings that wait for a lane, if it is alike."""
+        if live.lane is None or live.parent is None:
+            follower = self._queue.peek()
+            if follower is None or not self._durations.alike(live, follower):
+                return None
+            return self._queue.pop()
+        sibling = live.parent.waiting_child(leave_in=True)
+        if sibling is None or not self._durations.alike(live, sibling):
+            return None
+        live.parent.waiting_child()
+        sibling.join_lane(live.lane)
+        return sibling
+
+    def _start(self, live: LiveTask, slot: Slot) -> None:
+        self._slots.join(slot, live)
         row, task = live.row, live.task
         row.status = Status.RUNNING
         row.attempts += 1
         now = time.time()
         row.started = row.started or now
         model = self.composition.models[task.model]
-        live.begin_again()
+        if row.attempts > 1:
+            live.begin_again()
         live.attempt = Attempt(
             task=task,
             number=row.attempts,
             started=now,
             parallelism=self._slots.total,
-            lane=live.lane,
-            lanes=live.parent.limit if live.parent else None,
-            isolation=model.limits.isolation or self.composition.ISOLATION,
+            lane=live.lane.number if live.lane else None,
+            lanes=live.parent.limit if live.parent and live.lane else None,
+            isolation=model.limits.isolation or self._isolation,
             memory=model.memory or self.composition.memory,
+            tenure=slot.tenure,
         )
         self._ledger.update(task.id, row)
         live.runner = asyncio.create_task(self._attempt(live, live.attempt))
@@ -334,18 +381,36 @@ class Governor(Node):
                 self._idle.set()
                 return
             outcome = self._outcome_now(live, Reason.CANCELLED, live.cancelling or "cancelled")
+        except NotBegun as error:
+            self._queue_again(live, error.suspect)
+            return
         except Exception as error:
             self.logger.exception("task %s: its executor failed", live.task.id)
             text = f"{type(error).__name__}: {error}"
             outcome = self._outcome_now(live, Reason.EXECUTOR, text)
+        self._durations.learn(live, outcome)
         self._leave(live)
-        outcome = evolve(outcome, attempt=attempt.number, started=attempt.started)
         self._hooks.observe("fossa_attempt_ended", attempt=attempt, outcome=outcome)
         delay = self._retry_delay(live, outcome)
         if delay is None:
             await self._end(live, outcome)
         else:
             self._attempt_again(live, outcome, delay)
+
+    def _queue_again(self, live: LiveTask, suspect: bool) -> None:
+        """An attempt that was not begun does not count."""
+        live.suspect = live.suspect or suspect
+        live.row.attempts -= 1
+        self._durations.forget(live)
+        live.runner = None
+        self._leave_slot(live)
+        if live.given_back:
+            self._live.pop(live.task.id, None)
+        elif live.cancelling is not None:
+            outcome = self._outcome_now(live, Reason.CANCELLED, live.cancelling)
+            self._chore(self._end(live, outcome))
+        else:
+            self._enqueue(live)
 
     async def _prepare_again(self, live: LiveTask) -> None:
         """For an attempt that is not the first: where its log goes on, what it need not repeat."""
@@ -358,14 +423,12 @@ class Governor(Node):
             live.finished_keys = await self._ledger.complete_subtasks(before)
 
     def _choose_executor(self, task: Task) -> Executor:
-        name = self._hooks.choose_executor(task, tuple(self._executors.values()))
-        if name is not None:
-            if name not in self._executors:
-                raise FossaError(f"a plugin chose the executor {name!r}, which this node lacks")
-            return self._executors[name]
-        remote = task.depth > 0
-        ordered = sorted(self._executors.values(), key=lambda e: e.remote is not remote)
-        return ordered[0]
+        name = self._hooks.choose_executor(task, self.composition.executors)
+        if name is None:
+            return self._default_executors[task.depth > 0]
+        if name not in self._executors:
+            raise FossaError(f"a plugin chose the executor {name!r}, which this node lacks")
+        return self._executors[name]
 
     def _leave(self, live: LiveTask) -> None:
         """An attempt is over: its slot is free, and subtasks that nobody waits for any more stop."""
@@ -373,7 +436,13 @@ class Governor(Node):
         live.waiting = False
         for child in list(live.children):
             self._cancel(child, "its parent's attempt ended first")
-        self._slots.holders.discard(live)
+        self._leave_slot(live)
+
+    def _leave_slot(self, live: LiveTask) -> None:
+        self._slots.leave(live)
+        sibling = live.leave_lane()
+        if sibling is not None:
+            self._queue.push(sibling)
         self._fill()
 
     def _retry_delay(self, live: LiveTask, outcome: Outcome) -> float | None:
@@ -432,7 +501,7 @@ class Governor(Node):
         self._hooks.observe("fossa_task_accepted", task=live.task)
         if refused:
             self._chore(self._end(live, self._outcome_now(live, Reason.REFUSED, refused)))
-        elif parent.take_lane(live):
+        elif live.take_lane():
             self._queue.push(live)
 
     async def _deliver_again(self, parent: LiveTask, live: LiveTask, task_id: str) -> None:
@@ -446,7 +515,7 @@ class Governor(Node):
     def rest(self, live: LiveTask) -> None:
         """A model waits for its subtasks: its slot is free for them."""
         live.waiting = True
-        self._slots.holders.discard(live)
+        self._slots.leave(live)
         self._fill()
 
     async def wake(self, live: LiveTask) -> None:
@@ -466,7 +535,6 @@ class Governor(Node):
         task, row = live.task, live.row
         row.status, row.outcome = outcome.status, outcome
         row.progress = live.progress() if live.fraction or live.subtasks else None
-        self._queue.remove(live)
         self._ledger.update(task.id, row)
         try:
             await self._ledger.committed()
@@ -474,12 +542,11 @@ class Governor(Node):
             self._live.pop(task.id, None)
         if live.parent is not None:
             live.parent.child_ended(live, outcome)
-            for child in live.parent.next_children():
-                self._enqueue(child)
             if live.deliver is not None:
                 live.deliver(task, outcome)
-        if live.ended is not None and not live.ended.done():
-            live.ended.set_result(outcome)
+        for waiter in live.waiters:
+            if not waiter.done():
+                waiter.set_result(outcome)
         self._hooks.observe("fossa_task_ended", task=task, outcome=outcome)
         if task.depth == 0:
             await self._sinks.take(task, outcome)
@@ -487,10 +554,11 @@ class Governor(Node):
         self._idle.set()
 
     async def _settle(self, live: LiveTask, outcome: Outcome) -> None:
-        if live.delivery is None:
+        if live.delivery is None or live.delivery.ack is None:
             return
         try:
-            await asyncio.wait_for(live.delivery.ack(outcome), 60)
+            async with asyncio.timeout(SETTLE_DEADLINE):
+                await live.delivery.ack(outcome)
         except Exception:
             self.logger.exception("task %s: its delivery could not be settled", live.task.id)
 
@@ -525,8 +593,8 @@ class Governor(Node):
             return
         if live.timer is not None:
             live.timer.cancel()
-        # From now on it has an outcome: nothing starts it any more.
-        self._queue.remove(live)
+        if self._queue.remove(live):
+            self._leave_slot(live)
         self._chore(self._end(live, self._outcome_now(live, Reason.CANCELLED, why)))
 
     async def retry(self, task_id: str) -> Task:
@@ -576,9 +644,9 @@ class Governor(Node):
     async def outcome(self, task_id: str) -> Outcome:
         live = self._live.get(task_id)
         if live is not None:
-            if live.ended is None:
-                live.ended = asyncio.get_running_loop().create_future()
-            return await asyncio.shield(live.ended)
+            waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            live.waiters.append(waiter)
+            return await waiter
         record = await self.record(task_id)
         if record.outcome is None:
             raise NodeStopped("the node stopped before the task ended; it is in its ledger")
@@ -609,7 +677,7 @@ class Governor(Node):
             "queued": self._queue.top_level,
             "queued_subtasks": len(self._queue) - self._queue.top_level,
             "waiting_parents": waiting,
-            "running": len(self._slots.holders),
+            "running": sum(len(slot.holders) for slot in self._slots.held),
             "state_dir": str(self.composition.state_dir or ""),
             "not_ready": self.not_ready(),
         }

@@ -3,12 +3,24 @@
 import asyncio
 import heapq
 import time
+from collections import deque
 
 from attrs import evolve
 
 from fossa.contracts import Deliver
 from fossa.ledger import StateRow
+from fossa.slots import Slot
 from fossa.tasks import Attempt, Delivery, Outcome, Progress, Record, Status, Task
+
+
+class Lane:
+    """One of a parent's lanes while subtasks have it: several only where they share a slot."""
+
+    __slots__ = ("number", "users")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.users: set[LiveTask] = set()
 
 
 class LiveTask:
@@ -20,24 +32,26 @@ class LiveTask:
         "children",
         "deliver",
         "delivery",
-        "ended",
         "finished_keys",
         "fraction",
+        "free_lanes",
         "given_back",
         "lane",
-        "lanes",
         "limit",
         "log_position",
         "message",
         "parent",
         "row",
         "runner",
+        "slot",
         "subtasks",
         "subtasks_done",
         "subtasks_failed",
         "subtasks_total",
+        "suspect",
         "task",
         "timer",
+        "waiters",
         "waiting",
         "waiting_children",
     )
@@ -60,24 +74,29 @@ class LiveTask:
         #: Its asyncio task while an attempt is under way.
         self.runner: asyncio.Task[None] | None = None
         self.attempt: Attempt | None = None
+        #: The slot that it holds.
+        self.slot: Slot | None = None
+        #: A process died that may have died of it: it shares no slot any more.
+        self.suspect = False
         #: The delay before its next attempt, while that lasts.
         self.timer: asyncio.TimerHandle | None = None
         #: Why it should stop, once somebody said so.
         self.cancelling: str | None = None
         #: The node stops before it ended: it stays in the ledger for the next boot.
         self.given_back = False
-        #: Waiters for the outcome.
-        self.ended: asyncio.Future[Outcome] | None = None
+        #: Whoever waits for the outcome.
+        self.waiters: list[asyncio.Future[Outcome]] = []
         #: Its model waits for subtasks and holds no slot.
         self.waiting = False
         #: Its subtasks that have no outcome yet.
         self.children: set[LiveTask] = set()
         #: Those of them that wait for a lane.
-        self.waiting_children: list[LiveTask] = []
-        #: Free lanes: how many more subtasks may be queued or run.
-        self.lanes: list[int] = []
+        self.waiting_children: deque[LiveTask] = deque()
+        #: How many of its subtasks may be queued or run beside each other; 0: no limit.
         self.limit = 0
-        self.lane: int | None = None
+        #: The lanes of these that nobody has.
+        self.free_lanes: list[int] = []
+        self.lane: Lane | None = None
         #: Complete subtasks of an earlier attempt, by key; None where there was none.
         self.finished_keys: dict[str, list[str]] | None = None
         self.fraction: float | None = None
@@ -92,7 +111,7 @@ class LiveTask:
     def plan(self, total: int | None, limit: int) -> None:
         """Its model begins to make subtasks."""
         self.limit = limit
-        self.lanes = list(range(limit))
+        self.free_lanes = list(range(limit))
         if total is not None:
             self.subtasks_total = (self.subtasks_total or 0) + total
 
@@ -100,38 +119,58 @@ class LiveTask:
         self.children.add(child)
         self.subtasks += 1
 
-    def take_lane(self, child: "LiveTask") -> bool:
-        """Give a child a lane; where none is free it waits here, in order."""
-        if not self.lanes:
-            self.waiting_children.append(child)
-            return False
-        child.lane = heapq.heappop(self.lanes)
-        return True
-
     def child_ended(self, child: "LiveTask", outcome: Outcome) -> None:
         self.children.discard(child)
         self.subtasks_done += 1
         self.subtasks_failed += not outcome.complete
-        if child.lane is not None:
-            heapq.heappush(self.lanes, child.lane)
-            child.lane = None
 
-    def next_children(self) -> "list[LiveTask]":
-        """Children that get a lane now."""
-        ready = []
-        while self.lanes and self.waiting_children:
-            child = self.waiting_children.pop(0)
-            if child in self.children and child.cancelling is None:
-                child.lane = heapq.heappop(self.lanes)
-                ready.append(child)
-        return ready
+    def waiting_child(self, *, leave_in: bool = False) -> "LiveTask | None":
+        """The first child that waits for a lane, taken out."""
+        waiting = self.waiting_children
+        while waiting and (waiting[0] not in self.children or waiting[0].cancelling is not None):
+            waiting.popleft()
+        if not waiting:
+            return None
+        return waiting[0] if leave_in else waiting.popleft()
+
+    def take_lane(self) -> bool:
+        """Get a lane of the parent's: the right to be queued or run beside its siblings."""
+        parent = self.parent
+        if parent is None or not parent.limit:
+            return True
+        if not parent.free_lanes:
+            parent.waiting_children.append(self)
+            return False
+        self.join_lane(Lane(heapq.heappop(parent.free_lanes)))
+        return True
+
+    def join_lane(self, lane: "Lane") -> None:
+        lane.users.add(self)
+        self.lane = lane
+
+    def leave_lane(self) -> "LiveTask | None":
+        """Give the lane back; returns a sibling that has it now."""
+        lane, self.lane = self.lane, None
+        parent = self.parent
+        if lane is None or parent is None:
+            return None
+        lane.users.discard(self)
+        if lane.users or lane.number >= parent.limit:
+            return None
+        sibling = parent.waiting_child()
+        if sibling is not None:
+            sibling.join_lane(Lane(lane.number))
+        else:
+            heapq.heappush(parent.free_lanes, lane.number)
+        return sibling
 
     def begin_again(self) -> None:
         """A new attempt: what the last one said of its subtasks and progress is void."""
         self.subtasks = self.subtasks_done = self.subtasks_failed = 0
         self.subtasks_total = self.fraction = None
         self.message = ""
-        self.lanes, self.waiting_children = [], []
+        self.limit, self.free_lanes = 0, []
+        self.waiting_children.clear()
         self.waiting = False
 
     # what others see

@@ -23,6 +23,9 @@ GROUPS = {
 }
 
 
+HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("fossa_"))
+
+
 def installed(group: str) -> list[str]:
     """Names of the entry points in a group."""
     from importlib.metadata import entry_points
@@ -77,6 +80,7 @@ class Hooks:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise PluginError(f"a plugin implements a hook that does not exist: {error}") from None
+        self._called = {name: self._implementations(name) for name in HOOKS}
 
     def _register(self, name: str, plugin: Any) -> None:
         try:
@@ -91,8 +95,15 @@ class Hooks:
                         "plain functions; start a task in it if you must wait"
                     )
 
+    def _implementations(self, hook: str) -> list[tuple[str, Any, tuple[str, ...]]]:
+        """(plugin name, function, names of its arguments), the first to be called first."""
+        found = reversed(getattr(self._manager.hook, hook).get_hookimpls())
+        return [(f.plugin_name, f.function, tuple(f.argnames)) for f in found]
+
     def choose_executor(self, task: Any, executors: Sequence[Any]) -> str | None:
         """The first plugin's choice, or None."""
+        if not self._called["fossa_choose_executor"]:
+            return None
         chosen: str | None = self._manager.hook.fossa_choose_executor(
             task=task, executors=executors
         )
@@ -100,7 +111,7 @@ class Hooks:
 
     def refuse_task(self, task: Any) -> str | None:
         """The first reason that a plugin gives, or None."""
-        if not self._manager.hook.fossa_refuse_task.get_hookimpls():
+        if not self._called["fossa_refuse_task"]:
             return None
         try:
             reasons = self._manager.hook.fossa_refuse_task(task=task)
@@ -111,8 +122,8 @@ class Hooks:
 
     def observe(self, hook: str, **event: Any) -> None:
         """Tell every observer, one by one: one that raises is logged and hurts nobody."""
-        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+        for name, function, wanted in self._called[hook]:
             try:
-                implementation.function(*(event[a] for a in implementation.argnames))
+                function(*[event[argument] for argument in wanted])
             except Exception:
-                self._logger.exception("plugin %s: %s raised", implementation.plugin_name, hook)
+                self._logger.exception("plugin %s: %s raised", name, hook)

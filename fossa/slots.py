@@ -42,14 +42,18 @@ class TaskQueue:
 
     def pop(self, *, subtasks_only: bool = False) -> "LiveTask | None":
         """The next to run."""
-        while self._heap:
-            live = self._heap[0][3]
-            if live in self._queued and subtasks_only and live.task.depth == 0:
-                return None
+        live = self.peek()
+        if live is None or (subtasks_only and live.task.depth == 0):
+            return None
+        heapq.heappop(self._heap)
+        self.remove(live)
+        return live
+
+    def peek(self) -> "LiveTask | None":
+        """The next to run, left in."""
+        while self._heap and self._heap[0][3] not in self._queued:
             heapq.heappop(self._heap)
-            if self.remove(live):
-                return live
-        return None
+        return self._heap[0][3] if self._heap else None
 
     def __len__(self) -> int:
         return len(self._queued)
@@ -58,19 +62,48 @@ class TaskQueue:
         return iter(list(self._queued))
 
 
+class Slot:
+    """One slot while it is held: by one attempt, or by short ones that run one after another."""
+
+    __slots__ = ("holders", "tenure")
+
+    def __init__(self, tenure: int) -> None:
+        self.tenure = tenure
+        self.holders: set[LiveTask] = set()
+
+
 class Slots:
     """Who holds a slot, and who waits for one without being in the queue."""
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.holders: set[LiveTask] = set()
+        self.held: set[Slot] = set()
         self.reservations: set[SlotReservation] = set()
         self._waking: deque[tuple[LiveTask, asyncio.Future[None]]] = deque()
         self._reserving: deque[asyncio.Future[SlotReservation]] = deque()
+        self._tenures = count(1)
 
     @property
     def free(self) -> int:
-        return self.total - len(self.holders) - len(self.reservations)
+        return self.total - len(self.held) - len(self.reservations)
+
+    def take(self) -> Slot:
+        """A free slot. The caller has seen that there is one."""
+        slot = Slot(next(self._tenures))
+        self.held.add(slot)
+        return slot
+
+    def join(self, slot: Slot, live: "LiveTask") -> None:
+        slot.holders.add(live)
+        live.slot = slot
+
+    def leave(self, live: "LiveTask") -> None:
+        """A live task needs its slot no more; the last one to leave frees it."""
+        slot, live.slot = live.slot, None
+        if slot is not None:
+            slot.holders.discard(live)
+            if not slot.holders:
+                self.held.discard(slot)
 
     def want_back(self, live: "LiveTask") -> asyncio.Future[None]:
         """For a parent whose subtasks have ended: done once it holds a slot again."""
@@ -88,7 +121,7 @@ class Slots:
         while self._waking:
             live, future = self._waking.popleft()
             if not future.done():
-                self.holders.add(live)
+                self.join(self.take(), live)
                 future.set_result(None)
                 return True
         return False

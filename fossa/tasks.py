@@ -171,6 +171,8 @@ class Attempt:
     isolation: str = "worker"
     #: Bytes of memory that the process may take for its data; None: no limit.
     memory: int | None = None
+    #: Short attempts may share a slot: those of one tenure run one after another.
+    tenure: int = 0
 
 
 @frozen(kw_only=True)
@@ -258,17 +260,13 @@ class Record:
     seq: int = 0
 
 
-async def _nothing(outcome: Outcome | None = None) -> None:
-    return None
-
-
 @frozen(kw_only=True, eq=False)
 class Delivery:
     """A request as a source hands it over, with the means to settle it."""
 
     request: Request
     source: str
-    #: Awaited once the outcome is recorded and the required sinks took it.
-    ack: Callable[[Outcome], Awaitable[None]] = _nothing
-    #: Awaited where the node stops before the task has ended: somebody else should take it.
-    give_back: Callable[[], Awaitable[None]] = _nothing
+    #: Awaited (None: nothing to do) once the outcome is recorded and the required sinks took it.
+    ack: Callable[[Outcome], Awaitable[None]] | None = None
+    #: Awaited (None: nothing to do) where the node stops before the task has ended: somebody else should take it.
+    give_back: Callable[[], Awaitable[None]] | None = None

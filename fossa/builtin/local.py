@@ -6,26 +6,31 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from fossa.builtin.process import BootedWorker
 from fossa.contracts import Executor, LiveAttempt, Node, SubtaskRequest
-from fossa.errors import ExecutorError
+from fossa.errors import ExecutorError, NotBegun
 from fossa.tasks import Attempt, LogLine, Outcome, Reason, Status, Task
 from fossa.worker import messages
 from fossa.worker.loading import main_of_this_process, reference_to
 
 #: Seconds between two attempts to start a worker where the last one failed.
 RESTART_DELAY = 1.0
+#: Lines that are kept of what an attempt writes straight to file descriptors 1 and 2.
+MAX_RAW_LINES = 1000
 
 
 class LocalExecutor(Executor):
     """Long-lived worker processes, each running one attempt at a time."""
 
+    chunk = 64
+
     def __init__(self) -> None:
+        self._conversations: dict[int, Conversation] = {}
         self._idle: deque[BootedWorker] = deque()
         self._all: set[BootedWorker] = set()
         self._chores: set[asyncio.Task[Any]] = set()
@@ -61,61 +66,88 @@ class LocalExecutor(Executor):
     # attempts
 
     async def run(self, attempt: Attempt, live: LiveAttempt) -> Outcome:
-        worker = await self._take_worker()
-        conversation = Conversation(worker, attempt, live, self._do)
-        clock = Clock(self, worker, attempt)
+        conversation = self._conversations.get(attempt.tenure)
+        if conversation is None or not conversation.open:
+            conversation = Conversation(self, attempt.isolation)
+            self._conversations[attempt.tenure] = conversation
+            self._do(self._hold(attempt.tenure, conversation))
+        member = conversation.join(attempt, live)
         try:
-            clock.start()
-            conversation.begin()
-            done = await conversation.done
+            done = await member.done
         except asyncio.CancelledError:
-            await self._stop(worker, conversation)
-            self._put_back(worker, attempt, conversation)
+            await self._stop(conversation, member)
             raise
+        return self._outcome(done, conversation.worker, member)
+
+    async def _hold(self, tenure: int, conversation: "Conversation") -> None:
+        """Find a worker for those who have joined, and see it through to the last of them."""
+        try:
+            worker = await self._take_worker()
+        except BaseException as error:
+            conversation.fail(error)
+            return
         finally:
-            clock.stop()
-        self._put_back(worker, attempt, conversation)
-        return self._outcome(done, worker, clock)
+            conversation.open = False
+            self._conversations.pop(tenure, None)
+        try:
+            conversation.begin(worker)
+            await conversation.over.wait()
+        finally:
+            self._put_back(worker, conversation)
 
     def _outcome(
-        self, done: messages.Done | None, worker: BootedWorker, clock: "Clock"
+        self, done: messages.Done | None, worker: BootedWorker, member: "Member"
     ) -> Outcome:
-        finished = time.time()
+        attempt, clock = member.attempt, member.clock
         if done is None:
             reason, text = worker.cause_of_end()
             if clock.expired:
                 reason, text = Reason.HARD_TIMEOUT, clock.text("and did not stop when asked to")
-            return Outcome(status=Status.FAILED, reason=reason, message=text, finished=finished)
-        reason, text = Reason(done.reason), done.message
-        if reason is Reason.SOFT_TIMEOUT:
+            return Outcome(
+                status=Status.FAILED,
+                reason=reason,
+                message=text,
+                attempt=attempt.number,
+                started=attempt.started,
+                finished=time.time(),
+            )
+        text = done.message
+        if done.reason == Reason.SOFT_TIMEOUT:
             text = clock.text("and stopped when asked to")
         return Outcome(
             status=Status.COMPLETE if done.complete else Status.FAILED,
-            reason=reason,
+            reason=Reason(done.reason),
             message=text,
             error=done.error,
             traceback=done.traceback,
             result_json=bytes(done.result),
             result_is_json=done.result_is_json,
             failed_subtask=done.failed_subtask,
-            finished=finished,
+            attempt=attempt.number,
+            started=done.started,
+            finished=done.finished,
         )
 
-    async def _stop(self, worker: BootedWorker, conversation: "Conversation") -> None:
+    async def _stop(self, conversation: "Conversation", member: "Member") -> None:
         """End a cancelled attempt: ask the model, then the process, then the kernel."""
         config = self._composition
+        member.release()
         try:
+            await conversation.alone(member)
+            if member not in conversation.members.values():
+                return
+            worker = conversation.worker
             for act, patience in (
                 (lambda: worker.interrupt(signal.SIGUSR2), config.INTERRUPT_GRACE),
                 (worker.terminate, config.TERMINATE_GRACE),
                 (worker.kill, 5.0),
             ):
-                if self._closing or conversation.done.done():
+                if self._closing or conversation.over.is_set():
                     break
                 act()
-                await asyncio.wait([conversation.done], timeout=patience)
+                await _wait(conversation.over, patience)
         finally:
-            worker.kill()
+            conversation.cut_off()
 
     # workers
 
@@ -151,39 +183,31 @@ class LocalExecutor(Executor):
 
         worker.on_end = on_end
 
-    def _put_back(
-        self, worker: BootedWorker, attempt: Attempt, conversation: "Conversation"
-    ) -> None:
+    def _put_back(self, worker: BootedWorker, conversation: "Conversation") -> None:
         self._rest(worker)
         if worker.ended:
             self._all.discard(worker)
-        elif why := self._why_retire(worker, attempt, conversation):
-            if why != "spare":
-                self._logger.debug("worker %d is replaced: %s", worker.pid, why)
+        elif why := self._why_retire(worker, conversation):
+            self._logger.debug("worker %d is ended: %s", worker.pid, why)
             worker.kill()
+            self._all.discard(worker)
         else:
             self._idle.append(worker)
-        if len(self._all) - len(self._retired()) < self._keep and not self._closing:
+        if len(self._all) < self._keep and not self._closing:
             self._do(self._start_spare())
 
-    def _retired(self) -> set[BootedWorker]:
-        return {w for w in self._all if w.ended}
-
-    def _why_retire(
-        self, worker: BootedWorker, attempt: Attempt, conversation: "Conversation"
-    ) -> str:
-        done = conversation.done.result() if conversation.done.done() else None
-        worker.tasks_run += 1
-        if done is None or done.retire:
-            return done.retire if done else "its attempt was cut off"
-        worker.first_rss = worker.first_rss or done.rss
-        if attempt.isolation == "task":
+    def _why_retire(self, worker: BootedWorker, conversation: "Conversation") -> str:
+        worker.tasks_run += conversation.joined
+        worker.first_rss = worker.first_rss or conversation.rss
+        if conversation.retire:
+            return conversation.retire
+        if conversation.isolation == "task":
             return "the attempt had it to itself"
         if worker.tasks_run >= self._composition.WORKER_MAX_TASKS:
             return "it ran WORKER_MAX_TASKS"
-        if done.rss - worker.first_rss > self._composition.worker_max_growth:
-            return f"it grew to {done.rss} bytes"
-        return "spare" if len(self._idle) >= self._keep else ""
+        if conversation.rss - worker.first_rss > self._composition.worker_max_growth:
+            return f"it grew to {conversation.rss} bytes"
+        return "there are enough" if len(self._idle) >= self._keep else ""
 
     async def _start_spare(self) -> None:
         try:
@@ -253,83 +277,161 @@ class Clock:
         self._later(self._composition.TERMINATE_GRACE, self._worker.kill)
 
 
-class Conversation:
-    """What is said between the governor and one worker during one attempt."""
+class Member:
+    """One attempt in a conversation."""
 
-    def __init__(
-        self,
-        worker: BootedWorker,
-        attempt: Attempt,
-        live: LiveAttempt,
-        do: Callable[[Any], None],
-    ) -> None:
-        self._worker = worker
-        self._attempt = attempt
-        self._live = live
-        self._do = do
-        self._outcomes: list[messages.SubtaskOutcome] = []
-        self._raw_lines = 0
-        #: The attempt's last message; None where the process ended without one.
+    def __init__(self, attempt: Attempt, live: LiveAttempt) -> None:
+        self.attempt = attempt
+        self.live = live
+        self.clock: Clock
+        self.raw_lines = 0
+        #: The attempt's end; None where the process ended without one.
         self.done: asyncio.Future[messages.Done | None] = (
             asyncio.get_running_loop().create_future()
         )
 
-    def begin(self) -> None:
-        worker, attempt = self._worker, self._attempt
+    def release(self) -> None:
+        """Whoever waited for its end waits no more."""
+        self.live = _NOBODY
+
+
+class Conversation:
+    """What is said with one worker while attempts of one tenure run in it, one after another."""
+
+    def __init__(self, executor: LocalExecutor, isolation: str) -> None:
+        self._executor = executor
+        self.isolation = isolation
+        #: Whether further attempts may join.
+        self.open = True
+        self.worker: BootedWorker
+        #: Attempts whose end has not come, by number, in the order in which they run.
+        self.members: dict[int, Member] = {}
+        self.joined = 0
+        self.rss = 0
+        #: Why the worker should not be used again; empty where it may.
+        self.retire = ""
+        self.over = asyncio.Event()
+        self._fewer = asyncio.Event()
+        self._outcomes: list[messages.SubtaskOutcome] = []
+
+    def join(self, attempt: Attempt, live: LiveAttempt) -> Member:
+        member = self.members[self.joined] = Member(attempt, live)
+        self.joined += 1
+        return member
+
+    def begin(self, worker: BootedWorker) -> None:
+        """Give the worker everything that has joined."""
+        self.worker = worker
         worker.on_message, worker.on_output = self._on_message, self._on_output
         worker.on_end = self._on_end
-        if worker.ended:
+        for member in self.members.values():
+            member.clock = Clock(self._executor, worker, member.attempt)
+        if not self.members:
+            self.over.set()
+        elif worker.ended:
             self._on_end()
-            return
-        worker.send(
-            messages.Run(
-                task_id=attempt.task.id,
-                model=attempt.task.model,
-                method=attempt.task.method,
-                arguments=msgspec.Raw(attempt.task.arguments),
-                attempt=attempt.number,
-                parallelism=attempt.parallelism,
-                lane=attempt.lane,
-                total_lanes=attempt.lanes,
-                memory=attempt.memory,
-            )
-        )
+        else:
+            worker.send(messages.Runs([_run(n, m.attempt) for n, m in self.members.items()]))
+            if len(self.members) == 1:
+                self._sole().clock.start()
+
+    def fail(self, error: BaseException) -> None:
+        """There is no worker to be had."""
+        for member in self.members.values():
+            if not member.done.done():
+                member.done.set_exception(error)
+        self.members.clear()
+        self._changed()
+
+    def cut_off(self) -> None:
+        """An attempt was cancelled: the process goes, whatever it does."""
+        if hasattr(self, "worker") and self.members:
+            self.retire = self.retire or "its attempt was cut off"
+            self.worker.kill()
+
+    async def alone(self, member: Member) -> None:
+        """Returns once no other attempt is in the worker with this one; that takes milliseconds."""
+        if self.open:
+            self.members = {n: m for n, m in self.members.items() if m is not member}
+        while member in self.members.values() and len(self.members) > 1:
+            self._fewer.clear()
+            await self._fewer.wait()
+
+    def _sole(self) -> Member:
+        return next(iter(self.members.values()))
+
+    def _changed(self) -> None:
+        self._fewer.set()
+        if not self.members:
+            self.over.set()
+
+    # from the worker
 
     def _on_message(self, message: messages.FromWorker) -> None:
         match message:
-            case messages.Done():
-                self._worker.drain_output()
-                if not self.done.done():
-                    self.done.set_result(message)
-            case messages.Log(time=at, level=level, stream=stream, text=text):
-                self._log(at, level, stream, text)
-            case messages.Subtasks(subtasks=subtasks):
-                self._live.subtasks([self._request(s) for s in subtasks])
-            case messages.Progressed(fraction=fraction, message=text):
-                self._live.progress(fraction, text)
-            case messages.Planned(total=total, limit=limit):
-                self._live.planned(total, limit)
-            case messages.Rest():
-                self._live.rest()
-            case messages.Wake():
-                self._do(self._wake())
+            case messages.Dones(dones=dones):
+                self.worker.drain_output()
+                for done in dones:
+                    self._on_done(done)
+                self._changed()
+            case messages.Log(number=number, time=at, level=level, stream=stream, text=text):
+                self._log(self.members[number], at, level, stream, text)
+            case messages.Subtasks(run=run, subtasks=subtasks):
+                self.members[run].live.subtasks([self._request(s) for s in subtasks])
+            case messages.Progressed(number=number, fraction=fraction, message=text):
+                self.members[number].live.progress(fraction, text)
+            case messages.Planned(run=run, total=total, limit=limit):
+                self.members[run].live.planned(total, limit)
+            case messages.Rest(run=run):
+                self.members[run].live.rest()
+            case messages.Wake(run=run):
+                self._executor._do(self._wake(self.members[run]))
+            case messages.GivenBack(numbers=numbers):
+                for number in numbers:
+                    self._not_begun(self.members.pop(number), "it would have had to wait")
+                self._changed()
+                if len(self.members) == 1:
+                    self._sole().clock.start()
             case _:
                 raise ValueError(f"{type(message).__name__} in the middle of an attempt")
 
+    def _on_done(self, done: messages.Done) -> None:
+        member = self.members.pop(done.number)
+        member.clock.stop()
+        self.rss = done.rss or self.rss
+        self.retire = self.retire or done.retire
+        if not member.done.done():
+            member.done.set_result(done)
+
+    def _not_begun(self, member: Member, why: str, *, suspect: bool = False) -> None:
+        member.clock.stop()
+        if not member.done.done():
+            member.done.set_exception(NotBegun(why, suspect=suspect))
+
     def _on_output(self, text: str) -> None:
-        self._raw_lines += 1
-        if self._raw_lines <= 1000:
-            self._log(time.time(), "INFO", "stdout", text[:8192])
+        if not self.members:
+            return
+        member = self._sole()
+        member.raw_lines += 1
+        if member.raw_lines <= MAX_RAW_LINES:
+            self._log(member, time.time(), "INFO", "stdout", text[:8192])
 
     def _on_end(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
+        """The process is gone. Of several attempts nobody knows which one it died of."""
+        members, self.members = list(self.members.values()), {}
+        if len(members) == 1:
+            members[0].clock.stop()
+            if not members[0].done.done():
+                members[0].done.set_result(None)
+        else:
+            for member in members:
+                self._not_begun(member, "its process died", suspect=True)
+        self._changed()
 
-    def _log(self, at: float, level: str, stream: str, text: str) -> None:
-        line = LogLine(
-            time=at, level=level, stream=stream, text=text, attempt=self._attempt.number
-        )
-        self._live.log([line])
+    def _log(self, member: Member, at: float, level: str, stream: str, text: str) -> None:
+        number = member.attempt.number
+        line = LogLine(time=at, level=level, stream=stream, text=text, attempt=number)
+        member.live.log([line])
 
     # subtasks
 
@@ -358,12 +460,47 @@ class Conversation:
     def _send_outcomes(self) -> None:
         if self._outcomes:
             outcomes, self._outcomes = self._outcomes, []
-            self._worker.send(messages.SubtaskOutcomes(outcomes))
+            self.worker.send(messages.SubtaskOutcomes(outcomes))
 
-    async def _wake(self) -> None:
-        await self._live.wake()
+    async def _wake(self, member: Member) -> None:
+        await member.live.wake()
         self._send_outcomes()
-        self._worker.send(messages.Awake())
+        self.worker.send(messages.Awake())
+
+
+class _Nobody(LiveAttempt):
+    """Stands in for an attempt that was cancelled: what it still says goes nowhere."""
+
+    def log(self, lines: Sequence[LogLine]) -> None: ...
+    def progress(self, fraction: float, message: str) -> None: ...
+    def subtasks(self, requests: Sequence[SubtaskRequest]) -> None: ...
+    def planned(self, total: int | None, limit: int) -> None: ...
+    def rest(self) -> None: ...
+    async def wake(self) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
+def _run(number: int, attempt: Attempt) -> messages.Run:
+    task = attempt.task
+    return messages.Run(
+        number=number,
+        task_id=task.id,
+        model=task.model,
+        method=task.method,
+        arguments=msgspec.Raw(task.arguments),
+        attempt=attempt.number,
+        parallelism=attempt.parallelism,
+        lane=attempt.lane,
+        total_lanes=attempt.lanes,
+        memory=attempt.memory,
+    )
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 def _ignore(_: object) -> None:

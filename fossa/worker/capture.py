@@ -24,7 +24,7 @@ class Capture:
         self._channel = channel
         self._max_lines = boot.max_log_lines
         self._max_bytes = boot.max_log_bytes
-        self._running = False
+        self._number: int | None = None
         self._lines = self._bytes = self._dropped = 0
 
     def install(self) -> None:
@@ -37,9 +37,9 @@ class Capture:
             root.setLevel(logging.INFO)
         warnings.showwarning = self._showwarning
 
-    def begin(self) -> None:
+    def begin(self, number: int) -> None:
         """An attempt begins: its share is whole."""
-        self._running = True
+        self._number = number
         self._lines = self._bytes = self._dropped = 0
 
     def end(self) -> None:
@@ -47,14 +47,15 @@ class Capture:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, _Stream):
                 stream.finish()
-        if self._dropped:
+        if self._dropped and self._number is not None:
             text = f"{self._dropped} more lines were dropped: MAX_LOG_LINES or MAX_LOG_BYTES"
-            self._channel.send(Log(time.time(), "WARNING", "node", text))
-        self._running = False
+            self._channel.send(Log(self._number, time.time(), "WARNING", "node", text))
+        self._number = None
 
     def line(self, level: str, stream: str, text: str) -> None:
         """Send one line of the attempt that runs now; between attempts it goes nowhere."""
-        if not self._running:
+        number = self._number
+        if number is None:
             return
         self._lines += 1
         self._bytes += len(text)
@@ -63,7 +64,7 @@ class Capture:
             return
         if len(text) > MAX_LINE:
             text = text[:MAX_LINE] + "…"
-        self._channel.send(Log(time.time(), level, stream, _printable(text)))
+        self._channel.send(Log(number, time.time(), level, stream, _printable(text)))
 
     def write(self, msg: str) -> None:
         """Ayeaye's external logger: takes a message that `Model.log` has formatted."""

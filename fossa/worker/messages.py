@@ -45,9 +45,10 @@ class Boot(Message, frozen=True):
     max_log_bytes: int
 
 
-class Run(Message, frozen=True):
-    """To the worker: run this."""
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """One attempt to run. `number` is what every message about it names it by."""
 
+    number: int
     task_id: str
     model: str
     method: str
@@ -57,6 +58,12 @@ class Run(Message, frozen=True):
     lane: int | None = None
     total_lanes: int | None = None
     memory: int | None = None
+
+
+class Runs(Message, frozen=True):
+    """To the worker: run these, one after another."""
+
+    runs: list[Run]
 
 
 class SubtaskOutcome(msgspec.Struct, frozen=True, array_like=True):
@@ -93,6 +100,7 @@ class Ready(Message, frozen=True):
 class Log(Message, frozen=True):
     """From the worker: a line that the model wrote."""
 
+    number: int
     time: float
     level: str
     stream: str
@@ -102,6 +110,7 @@ class Log(Message, frozen=True):
 class Progressed(Message, frozen=True):
     """From the worker: `log_progress` was called."""
 
+    number: int
     fraction: float
     message: str
 
@@ -109,6 +118,7 @@ class Progressed(Message, frozen=True):
 class Planned(Message, frozen=True):
     """From the worker: the model begins to make subtasks."""
 
+    run: int
     total: int | None
     limit: int
 
@@ -125,20 +135,28 @@ class Subtask(msgspec.Struct, frozen=True, array_like=True):
 class Subtasks(Message, frozen=True):
     """From the worker: the next subtasks."""
 
+    run: int
     subtasks: list[Subtask]
 
 
 class Rest(Message, frozen=True):
     """From the worker: the model waits for subtasks now; its slot is free."""
 
+    run: int
+
 
 class Wake(Message, frozen=True):
     """From the worker: the model has all its outcomes and wants a slot to go on."""
 
+    run: int
 
-class Done(Message, frozen=True):
-    """From the worker: the attempt is over."""
 
+class Done(msgspec.Struct, frozen=True, array_like=True):
+    """How one attempt ended. Times are in seconds since the epoch."""
+
+    number: int
+    started: float
+    finished: float
     complete: bool
     reason: str
     message: str = ""
@@ -153,8 +171,20 @@ class Done(Message, frozen=True):
     rss: int = 0
 
 
-ToWorker = Boot | Run | SubtaskOutcomes | Awake
-FromWorker = Ready | Log | Progressed | Planned | Subtasks | Rest | Wake | Done
+class Dones(Message, frozen=True):
+    """From the worker: these attempts are over, in this order."""
+
+    dones: list[Done]
+
+
+class GivenBack(Message, frozen=True):
+    """From the worker: these have not begun, and would wait for one that takes its time."""
+
+    numbers: list[int]
+
+
+ToWorker = Boot | Runs | SubtaskOutcomes | Awake
+FromWorker = Ready | Log | Progressed | Planned | Subtasks | Rest | Wake | Dones | GivenBack
 
 _encoder = msgspec.json.Encoder()
 to_worker: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(ToWorker)

@@ -115,9 +115,15 @@ class FossaPool(AbstractProcessPool):  # type: ignore[misc]
     """Ayeaye's pool contract over the worker's channel."""
 
     def __init__(
-        self, channel: Channel, model_cls: type, parallelism: int, context: "ContextRule"
+        self,
+        channel: Channel,
+        run: int,
+        model_cls: type,
+        parallelism: int,
+        context: "ContextRule",
     ) -> None:
         self._channel = channel
+        self._run = run
         self._model_cls = model_cls
         self._parallelism = parallelism
         self._context = context
@@ -133,8 +139,10 @@ class FossaPool(AbstractProcessPool):  # type: ignore[misc]
         limit = processes or self._parallelism
         context = self._context() if context_kwargs is None else context_kwargs
         total = len(sub_tasks) if isinstance(sub_tasks, list) else None
-        self._channel.send(messages.Planned(total, limit))
-        run = _Run(self._channel, self._model_cls, sub_tasks, context, limit, self._number)
+        self._channel.send(messages.Planned(self._run, total, limit))
+        run = _Run(
+            self._channel, self._run, self._model_cls, sub_tasks, context, limit, self._number
+        )
         try:
             yield from run.outcomes()
         finally:
@@ -164,6 +172,7 @@ class _Run:
     def __init__(
         self,
         channel: Channel,
+        run: int,
         model_cls: type,
         sub_tasks: Iterable[Any],
         context: dict[str, Any],
@@ -172,6 +181,7 @@ class _Run:
     ) -> None:
         self.number = number
         self._channel = channel
+        self._run = run
         self._model_cls = model_cls
         self._sub_tasks = sub_tasks
         self._context = context
@@ -185,7 +195,7 @@ class _Run:
     def outcomes(self) -> Iterator[Any]:
         feeder = threading.Thread(target=self._feed, name="fossa-feeder", daemon=True)
         reader = threading.Thread(target=self._read, name="fossa-reader", daemon=True)
-        self._channel.send(messages.Rest())
+        self._channel.send(messages.Rest(self._run))
         feeder.start()
         reader.start()
         try:
@@ -196,7 +206,7 @@ class _Run:
                 self._changed.notify_all()
             # A feeder that is inside the model's generator cannot be stopped: it is left behind.
             feeder.join(timeout=0.5)
-            self._channel.send(messages.Wake())
+            self._channel.send(messages.Wake(self._run))
             reader.join()
 
     def _take(self) -> Iterator[Any]:
@@ -213,7 +223,7 @@ class _Run:
             with self._changed:
                 self._taken += 1
                 self._changed.notify_all()
-            yield self._as_task_message(item)
+            yield as_task_message(self._pending.pop(item.number), self._context, item)
 
     def _feed(self) -> None:
         try:
@@ -254,7 +264,7 @@ class _Run:
                 )
                 self.number += 1
             self._sent += len(batch)
-        self._channel.send(messages.Subtasks(subtasks))
+        self._channel.send(messages.Subtasks(self._run, subtasks))
         return True
 
     def _has_room(self) -> bool:
@@ -276,23 +286,26 @@ class _Run:
         except (ChannelClosed, OSError) as error:
             self._inbox.put(error)
 
-    def _as_task_message(self, outcome: messages.SubtaskOutcome) -> TaskComplete | TaskFailed:
-        partition = self._pending.pop(outcome.number)
-        if outcome.complete:
-            return TaskComplete(
-                model_cls_name=partition.model_cls.__name__,
-                method_name=partition.method_name,
-                method_kwargs=partition.method_kwargs,
-                return_value=msgspec.json.decode(outcome.result),
-            )
-        return TaskFailed(
-            model_class_name=partition.model_cls.__name__,
-            model_construction_kwargs=partition.model_construction_kwargs,
-            partition_initialise_kwargs=partition.partition_initialise_kwargs,
+
+def as_task_message(
+    partition: TaskPartition, context: dict[str, Any], outcome: messages.SubtaskOutcome
+) -> TaskComplete | TaskFailed:
+    """An outcome as ayeaye's models are told of it."""
+    if outcome.complete:
+        return TaskComplete(
+            model_cls_name=partition.model_cls.__name__,
             method_name=partition.method_name,
             method_kwargs=partition.method_kwargs,
-            resolver_context={**self._context, **(partition.additional_context or {})},
-            exception_class_name=outcome.error or "",
-            traceback=[outcome.message, *outcome.traceback],
-            task_id=outcome.task_id,
+            return_value=msgspec.json.decode(outcome.result),
         )
+    return TaskFailed(
+        model_class_name=partition.model_cls.__name__,
+        model_construction_kwargs=partition.model_construction_kwargs,
+        partition_initialise_kwargs=partition.partition_initialise_kwargs,
+        method_name=partition.method_name,
+        method_kwargs=partition.method_kwargs,
+        resolver_context={**context, **(partition.additional_context or {})},
+        exception_class_name=outcome.error or "",
+        traceback=[outcome.message, *outcome.traceback],
+        task_id=outcome.task_id,
+    )

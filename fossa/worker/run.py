@@ -1,5 +1,6 @@
 """Running one attempt: the model is made, its method called, what comes of it described."""
 
+import os
 import resource
 import sys
 import threading
@@ -7,18 +8,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import ayeaye
 import msgspec
+from attrs import frozen
 from ayeaye.connect_resolve import connector_resolver
 from ayeaye.exception import SubTaskFailed
 
 from fossa.interrupts import Cancelled, Interrupt, SoftTimeout
 from fossa.tasks import Reason
 from fossa.worker import messages
-from fossa.worker.channel import Channel
-from fossa.worker.messages import Done, Progressed, Run
+from fossa.worker.messages import Progressed, Run
 from fossa.worker.pool import ContextRule, FossaPool, drive
 
 #: Seconds between two progress messages of one attempt, at the least.
@@ -27,6 +28,28 @@ PROGRESS_INTERVAL = 0.1
 MAX_TEXT = 2000
 #: Lines kept of a traceback.
 MAX_TRACEBACK = 100
+
+
+@frozen
+class Ending:
+    """How an attempt ended: the part of `messages.Done` that the model decides."""
+
+    complete: bool
+    reason: str
+    message: str = ""
+    error: str | None = None
+    traceback: tuple[str, ...] = ()
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    result_is_json: bool = True
+    failed_subtask: str | None = None
+    #: Why this process should not be used again; empty where it may.
+    retire: str = ""
+
+
+class Upward(Protocol):
+    """Where an attempt's messages go."""
+
+    def send(self, message: messages.Message) -> None: ...
 
 
 class NodeSide:
@@ -41,7 +64,8 @@ class NodeSide:
 
     @contextmanager
     def resolving(self, context: dict[str, Any]) -> Iterator[None]:
-        """The global resolver for one attempt, and nothing in it before or after."""
+        """The global resolver for one attempt: nothing of another's is in it, before or after."""
+        outer = dict(vars(connector_resolver))
         connector_resolver.brutal_reset()
         try:
             connector_resolver.add(*self._resolvers)
@@ -49,14 +73,15 @@ class NodeSide:
             connector_resolver.add(**context)
             yield
         finally:
-            connector_resolver.brutal_reset()
+            vars(connector_resolver).update(outer)
 
 
 class Progresses:
     """Sends a model's progress, not too often, and the last of it always."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: "Upward", number: int) -> None:
         self._channel = channel
+        self._number = number
         self._sent_at = 0.0
         self._unsent: Progressed | None = None
 
@@ -64,7 +89,7 @@ class Progresses:
         if not isinstance(position, int | float) or position != position:
             return
         fraction = min(1.0, max(0.0, float(position)))
-        self._unsent = Progressed(fraction, str(message or "")[:MAX_TEXT])
+        self._unsent = Progressed(self._number, fraction, str(message or "")[:MAX_TEXT])
         if time.monotonic() - self._sent_at >= PROGRESS_INTERVAL:
             self.flush()
 
@@ -80,21 +105,23 @@ class Runner:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: "Upward",
         models: dict[str, type],
         node_side: NodeSide,
         logger: Any,
         max_result_bytes: int,
+        pool: Callable[..., Any] = FossaPool,
     ) -> None:
+        self._pool = pool
         self._channel = channel
         self._models = models
         self._node_side = node_side
         self._logger = logger
         self._max_result_bytes = max_result_bytes
 
-    def run(self, run: Run) -> Done:
+    def run(self, run: Run) -> Ending:
         """The attempt, to its end. Only an exit or a signal keeps it from returning."""
-        progress = Progresses(self._channel)
+        progress = Progresses(self._channel, run.number)
         try:
             with memory_limited(run.memory):
                 value = self._call(run, progress)
@@ -150,14 +177,16 @@ class Runner:
             model.runtime.max_concurrent_tasks = run.parallelism
             model.runtime.worker_id = run.lane
             model.runtime.total_workers = run.total_lanes
-            model.process_pool = FossaPool(self._channel, type(model), run.parallelism, context)
+            model.process_pool = self._pool(
+                self._channel, run.number, type(model), run.parallelism, context
+            )
             model._build = lambda: drive(model, run.parallelism)
             model.partition_initialise(**arguments.get("partition_initialise_kwargs", {}))
 
-    def _returned(self, run: Run, value: Any) -> Done:
+    def _returned(self, run: Run, value: Any) -> Ending:
         if run.method == "go" and value is False:
             text = "go() returned False: a pre- or post-build check failed"
-            return Done(False, Reason.CHECK_FAILED, text)
+            return Ending(False, Reason.CHECK_FAILED, text)
         is_json = True
         try:
             result = messages.encode_json(value) if is_plain(value) else b""
@@ -171,8 +200,8 @@ class Runner:
                 f"the return value takes {len(result)} bytes of JSON and MAX_RESULT_BYTES is "
                 f"{self._max_result_bytes}: write it to a dataset and return where it is"
             )
-            return Done(False, Reason.RESULT_TOO_LARGE, text)
-        return Done(
+            return Ending(False, Reason.RESULT_TOO_LARGE, text)
+        return Ending(
             True, Reason.RETURNED, result=msgspec.Raw(result), result_is_json=is_json
         )
 
@@ -195,13 +224,13 @@ def represent(value: Any) -> dict[str, str]:
     return {"type": qualified_name(type(value)), "repr": shown(repr, value)}
 
 
-def failed(reason: Reason, text: str, error: BaseException, retire: str = "") -> Done:
+def failed(reason: Reason, text: str, error: BaseException, retire: str = "") -> Ending:
     """The end of an attempt whose model raised."""
     cut = [] if isinstance(error, Interrupt) else format_traceback(error)
-    return Done(False, reason, text, qualified_name(type(error)), tuple(cut), retire=retire)
+    return Ending(False, reason, text, qualified_name(type(error)), tuple(cut), retire=retire)
 
 
-def subtask_failed(error: SubTaskFailed) -> Done:
+def subtask_failed(error: SubTaskFailed) -> Ending:
     """The end of a parent that did not handle a subtask's failure."""
     message = error.task_fail_message
     first = message.traceback[0] if message.traceback else ""
@@ -209,7 +238,7 @@ def subtask_failed(error: SubTaskFailed) -> Done:
         f"subtask {message.model_class_name}.{message.method_name} failed: "
         f"{message.exception_class_name}: {first}"
     )
-    return Done(
+    return Ending(
         False,
         Reason.SUBTASK_FAILED,
         text[:MAX_TEXT],
@@ -259,17 +288,15 @@ def memory_limited(limit: int | None) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def leftovers() -> str:
-    """What a model left running in this process; empty where it left nothing."""
-    others = [t for t in threading.enumerate() if t is not threading.main_thread()]
-    others = [t for t in others if t.is_alive()]
+def leftovers(own: set[threading.Thread]) -> str:
+    """What a model left running in this process, besides its `own` threads; empty for nothing."""
+    others = [t for t in threading.enumerate() if t not in own and t.is_alive()]
     if others:
         return f"the model left a thread running: {others[0].name}"
     try:
-        with open(f"/proc/self/task/{threading.get_native_id()}/children") as file:
-            if children := file.read().split():
-                return f"the model left a process running: {children[0]}"
-    except OSError:
+        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return "the model left a process running"
+    except ChildProcessError:
         pass
     return ""
 

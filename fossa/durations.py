@@ -1,0 +1,64 @@
+"""How long the methods of the models take: short ones may share a slot, one after another."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from fossa.config import Model
+
+if TYPE_CHECKING:
+    from fossa.live import LiveTask
+    from fossa.tasks import Outcome
+
+#: Seconds below which an attempt is short.
+SHORT = 0.001
+#: Seconds that attempts which share a slot should take in all.
+CHUNK_TIME = 0.005
+#: Weight of the newest duration; a long one counts at once.
+WEIGHT = 0.2
+
+
+class Durations:
+    """A moving average for each method of each model, in seconds."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._partitioned = {name for name, model in models.items() if model.partitioned}
+        self._mean: dict[tuple[str, str], float] = {}
+
+    def learn(self, live: "LiveTask", outcome: "Outcome") -> None:
+        """Take the duration of an attempt that has ended."""
+        task = live.task
+        taken = outcome.finished - (outcome.started or outcome.finished)
+        if not outcome.complete or taken > SHORT * 10:
+            taken = max(taken, SHORT * 10)
+        key = (task.model, task.method)
+        mean = self._mean.get(key, taken)
+        self._mean[key] = mean + WEIGHT * (taken - mean)
+
+    def forget(self, live: "LiveTask") -> None:
+        """What was thought short was not."""
+        self._mean.pop((live.task.model, live.task.method), None)
+
+    def short(self, live: "LiveTask") -> bool:
+        """Whether a task is known to be short, and no parent of subtasks."""
+        task = live.task
+        if task.model in self._partitioned and task.method == "go":
+            return False
+        return self._mean.get((task.model, task.method), SHORT) < SHORT
+
+    def chunk(self, live: "LiveTask") -> int:
+        """How many tasks like this one take about `CHUNK_TIME`."""
+        mean = self._mean.get((live.task.model, live.task.method), CHUNK_TIME)
+        return max(1, int(CHUNK_TIME / max(mean, 1e-6)))
+
+    @staticmethod
+    def alike(first: "LiveTask", second: "LiveTask") -> bool:
+        """Whether the second may follow the first in its slot."""
+        a, b = first.task, second.task
+        return (
+            a.model == b.model
+            and a.method == b.method
+            and a.depth == b.depth
+            and b.timeout is None
+            and not second.suspect
+            and second.row.attempts == 0
+        )
