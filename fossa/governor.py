@@ -91,6 +91,8 @@ class Governor(Node):
         self._sinks = Sinks(composition.sinks, self.logger)
         self._chores: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
+        #: When a stopping node ceases to wait for its running attempts.
+        self._drain_until = float("inf")
         self._state = "new"
 
     # boot and stop
@@ -154,11 +156,14 @@ class Governor(Node):
         """Drain and close. Returns within the timeout (None: DRAIN_TIMEOUT) and a few seconds.
 
         No new tasks; queued ones stay in the ledger for the next boot; running ones may finish.
+        Called again while it drains, it can only make the first call's time shorter.
         """
+        seconds = self.composition.DRAIN_TIMEOUT if timeout is None else timeout
+        self._drain_until = min(self._drain_until, time.monotonic() + seconds)
+        self._idle.set()
         if self._state in ("stopping", "stopped"):
             return
         self._state = "stopping"
-        deadline = time.monotonic() + (self.composition.DRAIN_TIMEOUT if timeout is None else timeout)
         for live in self._queue:
             if live.task.depth == 0:
                 self._queue.remove(live)
@@ -166,7 +171,7 @@ class Governor(Node):
         for live in list(self._live.values()):
             if live.timer is not None:
                 await self._give_back(live)
-        while self._live and (left := deadline - time.monotonic()) > 0:
+        while self._live and (left := self._drain_until - time.monotonic()) > 0:
             self._idle.clear()
             try:
                 await asyncio.wait_for(self._idle.wait(), left)

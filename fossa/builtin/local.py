@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fossa.builtin.process import BootedWorker
+from fossa.builtin.process import BootedWorker, WorkerProcess
 from fossa.contracts import Executor, LiveAttempt, Node, SubtaskRequest
 from fossa.errors import ExecutorError, NotBegun
 from fossa.tasks import Attempt, LogLine, Outcome, Reason, Status, Task
@@ -32,7 +32,7 @@ class LocalExecutor(Executor):
     def __init__(self) -> None:
         self._conversations: dict[int, Conversation] = {}
         self._idle: deque[BootedWorker] = deque()
-        self._all: set[BootedWorker] = set()
+        self._all: set[WorkerProcess] = set()
         self._chores: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._trouble: str | None = None
@@ -44,9 +44,10 @@ class LocalExecutor(Executor):
         self._logger = node.logger
         self._boot = boot_message(composition)
         self._keep = composition.slots
-        if composition.ISOLATION == "worker":
-            for _ in range(self._keep):
-                self._do(self._start_spare())
+        #: Whether each attempt has a process of its own anyway.
+        self._fresh_only = composition.ISOLATION == "task"
+        for _ in range(self._keep):
+            self._keep_enough()
 
     async def close(self) -> None:
         self._closing = True
@@ -59,6 +60,7 @@ class LocalExecutor(Executor):
         deadline = time.monotonic() + 5
         while self._all and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
+        await asyncio.sleep(0)  # for the transports' own last callbacks
 
     def ready(self) -> str | None:
         return self._trouble
@@ -159,7 +161,7 @@ class LocalExecutor(Executor):
         return await self._new_worker()
 
     async def _new_worker(self) -> BootedWorker:
-        worker = BootedWorker()
+        worker = BootedWorker(self._all)
         try:
             problems = await worker.boot(self._mark, self._boot)
         except (OSError, RuntimeError, TimeoutError) as error:
@@ -168,7 +170,6 @@ class LocalExecutor(Executor):
         self._trouble = "; ".join(problems) or None
         if self._trouble:
             self._logger.error("workers cannot have every model: %s", self._trouble)
-        self._all.add(worker)
         self._rest(worker)
         return worker
 
@@ -177,7 +178,6 @@ class LocalExecutor(Executor):
         worker.on_message = worker.on_output = _ignore
 
         def on_end() -> None:
-            self._all.discard(worker)
             with contextlib.suppress(ValueError):
                 self._idle.remove(worker)
 
@@ -185,15 +185,18 @@ class LocalExecutor(Executor):
 
     def _put_back(self, worker: BootedWorker, conversation: "Conversation") -> None:
         self._rest(worker)
-        if worker.ended:
-            self._all.discard(worker)
-        elif why := self._why_retire(worker, conversation):
-            self._logger.debug("worker %d is ended: %s", worker.pid, why)
-            worker.kill()
-            self._all.discard(worker)
-        else:
-            self._idle.append(worker)
-        if len(self._all) < self._keep and not self._closing:
+        if not worker.ended:
+            if why := self._why_retire(worker, conversation):
+                self._logger.debug("worker %d is ended: %s", worker.pid, why)
+                worker.kill()
+            else:
+                self._idle.append(worker)
+        self._keep_enough()
+
+    def _keep_enough(self) -> None:
+        """Have a worker ready for each slot."""
+        usable = sum(not (w.retired or w.ended) for w in self._all)
+        if usable < self._keep and not self._closing and not self._fresh_only:
             self._do(self._start_spare())
 
     def _why_retire(self, worker: BootedWorker, conversation: "Conversation") -> str:

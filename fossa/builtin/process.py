@@ -29,7 +29,11 @@ class WorkerProcess(asyncio.Protocol):
     to file descriptor 1 or 2, `on_end` once, when the process is gone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, registry: "set[WorkerProcess]") -> None:
+        #: The worker is in it for as long as its process is there.
+        self._registry = registry
+        #: It is to end, and to be given nothing more.
+        self.retired = False
         self.on_message: Callable[[FromWorker], None] = _ignore
         self.on_output: Callable[[str], None] = _ignore
         self.on_end: Callable[[], None] = lambda: None
@@ -67,6 +71,7 @@ class WorkerProcess(asyncio.Protocol):
             theirs.close()
             os.close(write_end)
         self.pid = self._process.pid
+        self._registry.add(self)
         os.set_blocking(read_end, False)
         self._read_end = read_end
         loop.add_reader(read_end, self._output_ready)
@@ -144,6 +149,7 @@ class WorkerProcess(asyncio.Protocol):
 
     def kill(self) -> None:
         """End the process and everything it started, now."""
+        self.retired = True
         self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, signal_number: int) -> None:
@@ -165,6 +171,7 @@ class WorkerProcess(asyncio.Protocol):
             loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
         self._transport.abort()
+        self._registry.discard(self)
         self.on_end()
 
     def _receive_rest(self) -> None:
