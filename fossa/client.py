@@ -53,7 +53,7 @@ class _Task(msgspec.Struct):
 
     id: str
     status: Status
-    progress: dict[str, Any]
+    progress: Progress
     started: datetime | None = None
     finished: datetime | None = None
     outcome: _Outcome | None = None
@@ -289,7 +289,7 @@ class RemoteTask:
         return self._get(0).status
 
     def progress(self) -> Progress:
-        return _progress(self._get(0).progress)
+        return self._get(0).progress
 
     def outcome(self, timeout: float | None = None) -> Outcome:
         """How it ended, once it has. Raises TimeoutError after `timeout` seconds."""
@@ -313,7 +313,7 @@ class RemoteTask:
         end = float("inf") if timeout is None else time.monotonic() + timeout
         while True:
             seen = self._get(max(0.0, min(every, WAIT, end - time.monotonic())))
-            yield seen.value(), seen.status, _progress(seen.progress)
+            yield seen.value(), seen.status, seen.progress
             if seen.outcome is not None or time.monotonic() >= end:
                 return
 
@@ -409,12 +409,3 @@ def _encode(body: Mapping[str, Any]) -> bytes:
         return msgspec.json.encode(body)
     except (TypeError, OverflowError) as error:
         raise TaskRefused(f"the task's arguments are not JSON: {error}") from error
-
-
-def _progress(document: Mapping[str, Any]) -> Progress:
-    known = {name: document.get(name) for name in _PROGRESS if document.get(name) is not None}
-    return Progress(**known)
-
-
-_PROGRESS = ("fraction", "message", "subtasks", "subtasks_total", "subtasks_done")
-_PROGRESS += ("subtasks_failed", "eta")

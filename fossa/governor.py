@@ -194,7 +194,7 @@ class Governor(Node):
         if live.timer is not None:
             live.timer.cancel()
         if live.runner is not None:
-            live.runner.cancel()
+            live.interrupt()
         else:
             self._live.pop(live.task.id, None)
         live.row.status = Status.QUEUED
@@ -356,6 +356,7 @@ class Governor(Node):
         model = self.composition.models[task.model]
         if row.attempts > 1:
             live.begin_again()
+        live.begun = False
         live.attempt = Attempt(
             task=task,
             number=row.attempts,
@@ -373,7 +374,10 @@ class Governor(Node):
     # attempt
 
     async def _attempt(self, live: LiveTask, attempt: Attempt) -> None:
+        live.begun = True
         try:
+            if live.cancelling is not None or live.given_back:
+                raise asyncio.CancelledError
             self._hooks.observe("fossa_attempt_started", attempt=attempt)
             if attempt.number > 1 or live.task.retry_of:
                 await self._prepare_again(live)
@@ -439,6 +443,7 @@ class Governor(Node):
         """An attempt is over: its slot is free, and subtasks that nobody waits for any more stop."""
         live.runner = None
         live.waiting = False
+        live.stop_waking()
         for child in list(live.children):
             self._cancel(child, "its parent's attempt ended first")
         self._leave_slot(live)
@@ -528,9 +533,9 @@ class Governor(Node):
         for child in list(live.children):
             self._cancel(child, "its parent waits for it no more")
         if live.cancelling is None:
-            wanted = self._slots.want_back(live)
+            live.waking = self._slots.want_back(live)
             self._fill()
-            await wanted
+            await live.waking
         live.waiting = False
 
     # end
@@ -594,7 +599,7 @@ class Governor(Node):
         for child in list(live.children):
             self._cancel(child, "its parent was cancelled")
         if live.runner is not None:
-            live.runner.cancel()
+            live.interrupt()
             return
         if live.timer is not None:
             live.timer.cancel()

@@ -198,7 +198,9 @@ class Ledger:
     def log(self, task_id: str, first: int, lines: Sequence[LogLine]) -> None:
         """Record lines of a task; `first` is the position of the first of them, from 1."""
         for n, line in enumerate(lines, first):
-            row = (task_id, n, line.attempt, line.time, line.level, line.stream, line.text)
+            # SQLite takes a NUL for the end of a text.
+            text = line.text.replace("\0", "\N{SYMBOL FOR NULL}")
+            row = (task_id, n, line.attempt, line.time, line.level, line.stream, text)
             self._logs.append(row)
         self._wake.set()
 

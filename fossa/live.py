@@ -28,6 +28,7 @@ class LiveTask:
 
     __slots__ = (
         "attempt",
+        "begun",
         "cancelling",
         "children",
         "deliver",
@@ -54,6 +55,7 @@ class LiveTask:
         "waiters",
         "waiting",
         "waiting_children",
+        "waking",
     )
 
     def __init__(
@@ -73,6 +75,8 @@ class LiveTask:
         self.deliver = deliver
         #: Its asyncio task while an attempt is under way.
         self.runner: asyncio.Task[None] | None = None
+        #: Whether that has taken its first step.
+        self.begun = False
         self.attempt: Attempt | None = None
         #: The slot that it holds.
         self.slot: Slot | None = None
@@ -88,6 +92,8 @@ class LiveTask:
         self.waiters: list[asyncio.Future[Outcome]] = []
         #: Its model waits for subtasks and holds no slot.
         self.waiting = False
+        #: Pending while it wants a slot again.
+        self.waking: asyncio.Future[None] | None = None
         #: Its subtasks that have no outcome yet.
         self.children: set[LiveTask] = set()
         #: Those of them that wait for a lane.
@@ -105,6 +111,18 @@ class LiveTask:
         self.subtasks_total: int | None = None
         #: Position of its newest log line.
         self.log_position = 0
+
+    def interrupt(self) -> None:
+        """Make its attempt stop. One that has not taken its first step sees for itself."""
+        self.stop_waking()
+        if self.runner is not None and self.begun:
+            self.runner.cancel()
+
+    def stop_waking(self) -> None:
+        """It needs no slot any more to go on."""
+        if self.waking is not None and not self.waking.done():
+            self.waking.set_result(None)
+        self.waking = None
 
     # subtasks
 

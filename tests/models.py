@@ -143,6 +143,11 @@ class Dies(ayeaye.Model):
         child = subprocess.Popen(["sleep", "60"])
         Path(pid_file).write_text(str(child.pid))
 
+    def die_if(self, die):
+        if die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "survived"
+
     def die_once(self, journal):
         path = Path(journal)
         if not path.exists():
@@ -158,6 +163,7 @@ class Stubborn(ayeaye.Model):
         pass
 
     def clean_up(self, journal):
+        self.log("begun")
         try:
             time.sleep(30)
         finally:

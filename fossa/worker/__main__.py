@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from fossa.worker.capture import Capture
 from fossa.worker.channel import Channel, ChannelClosed
+from fossa.worker.redaction import Redaction
 from fossa.worker.signals import Interrupts
 from fossa.worker.loading import Loader
 from fossa.worker.messages import Boot, Ready
@@ -48,7 +49,8 @@ def serve(channel: Channel) -> None:
     boot = channel.receive()
     assert isinstance(boot, Boot), boot
     sys.path[:] = boot.path
-    capture = Capture(channel, boot)
+    redact = Redaction(boot.secrets.values())
+    capture = Capture(channel, boot, redact)
     loader = Loader(boot.main_file, boot.main_module)
     models = loader.load_all(boot.models)
     resolvers = loader.load_all(boot.resolvers)
@@ -59,7 +61,7 @@ def serve(channel: Channel) -> None:
     node_side = NodeSide(resolvers, boot.secrets)
     runner = Runner(channel, models, node_side, capture, boot.max_result_bytes)
     interrupts = Interrupts(channel)
-    desk = Desk(channel, runner, capture, interrupts)
+    desk = Desk(channel, runner, capture, interrupts, redact)
     capture.install()
     interrupts.install()
     channel.send(

@@ -10,6 +10,7 @@ from typing import Any
 
 from fossa.worker.channel import Channel
 from fossa.worker.messages import Boot, Log
+from fossa.worker.redaction import Redaction
 
 #: A longer line is cut; bytes.
 MAX_LINE = 8192
@@ -20,8 +21,9 @@ _LEVEL, _TEXT = slice(20, 30), slice(30, None)
 class Capture:
     """Sends the lines of the attempt that runs now, no more than its share of them."""
 
-    def __init__(self, channel: Channel, boot: Boot) -> None:
+    def __init__(self, channel: Channel, boot: Boot, redact: Redaction) -> None:
         self._channel = channel
+        self._redact = redact
         self._max_lines = boot.max_log_lines
         self._max_bytes = boot.max_log_bytes
         self._number: int | None = None
@@ -62,6 +64,7 @@ class Capture:
         if self._lines > self._max_lines or self._bytes > self._max_bytes:
             self._dropped += 1
             return
+        text = self._redact(text)
         if len(text) > MAX_LINE:
             text = text[:MAX_LINE] + "…"
         self._channel.send(Log(number, time.time(), level, stream, _printable(text)))

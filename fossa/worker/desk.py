@@ -10,9 +10,12 @@ import threading
 import time
 from collections import deque
 
+import msgspec
+
 from fossa.worker.capture import Capture
 from fossa.worker.channel import Channel
 from fossa.worker.messages import Done, Dones, GivenBack, Run, Runs
+from fossa.worker.redaction import Redaction
 from fossa.worker.run import Runner, leftovers, resident_bytes
 from fossa.worker.signals import Interrupts
 
@@ -28,8 +31,14 @@ class Desk:
     """What waits to be run, what has been run, and who looks after both."""
 
     def __init__(
-        self, channel: Channel, runner: Runner, capture: Capture, interrupts: Interrupts
+        self,
+        channel: Channel,
+        runner: Runner,
+        capture: Capture,
+        interrupts: Interrupts,
+        redact: Redaction,
     ) -> None:
+        self._redact = redact
         self._channel = channel
         self._runner = runner
         self._capture = capture
@@ -95,10 +104,10 @@ class Desk:
             finished=finished,
             complete=ending.complete,
             reason=ending.reason,
-            message=ending.message,
+            message=self._redact(ending.message),
             error=ending.error,
-            traceback=ending.traceback,
-            result=ending.result,
+            traceback=tuple(map(self._redact, ending.traceback)),
+            result=msgspec.Raw(self._redact.json(bytes(ending.result))),
             result_is_json=ending.result_is_json,
             failed_subtask=ending.failed_subtask,
             retire=ending.retire or leftovers(self._threads),

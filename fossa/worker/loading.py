@@ -166,6 +166,16 @@ class Loader:
         return module
 
 
+def import_only(name: str, file: str | None = None) -> ModuleType:
+    """Import a module as a worker does: it ends at the line that would start a node.
+
+    Args:
+        name: the module's name.
+        file: where it is, for a module that no import finds by its name.
+    """
+    return Loader(None, None)._module(Reference(name=name, module=name, qualname="", file=file))
+
+
 def _execute(spec: Any, module: ModuleType) -> None:
     try:
         spec.loader.exec_module(module)

