@@ -6,7 +6,8 @@ and then, from another terminal::
 
     fossa submit SimpleExampleEtl --wait
     fossa submit PartitionedExampleEtl --wait
-    fossa submit PartitionedExampleEtl --context parts=100 --wait
+    echo '{"model": "PartitionedExampleEtl", "partition_initialise_kwargs": {"parts": 100}}' |
+        fossa submit --request - --wait
 """
 
 import time
@@ -32,10 +33,13 @@ class PartitionedExampleEtl(ayeaye.PartitionedModel):
     def build(self):
         """Nothing to prepare: the subtasks are the work."""
 
+    def partition_initialise(self, parts=20):
+        """What to cut the work up by comes with the task: `partition_initialise_kwargs`."""
+        self.parts = parts
+
     def partition_slice(self, partition_count):
-        """Cut the work up. The resolver's context travels with the task, to every subtask."""
-        parts = int(ayeaye.connector_resolver.resolve("{parts}", default="20"))
-        for number in range(parts):
+        """Cut the work up: a method and its arguments for each subtask."""
+        for number in range(self.parts):
             yield "square", {"number": number}
 
     def square(self, number):
