@@ -226,7 +226,7 @@ def http_page() -> str:
 def openapi() -> Mapping[str, Any]:
     """The document that the node serves."""
     module = importlib.import_module("fossa.admin.openapi")
-    found: Mapping[str, Any] = module.document()
+    found: Mapping[str, Any] = module.openapi_document("/api/1")
     return found
 
 

@@ -21,21 +21,32 @@ When subtasks run on many nodes, all nodes must share both. Without Fossa, this 
             model().go()
 """
 
+import argparse
+import asyncio
 import csv
 import heapq
 import io
+import os
+import signal
+import sys
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import ayeaye
 from ayeaye.runtime.task_message import TaskComplete
+
+from fossa import BaseConfig, Fossa, FossaError, Outcome, TaskHandle, terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Row = Mapping[str, Any]
 
@@ -466,9 +477,103 @@ def lateness(route: Row) -> tuple[float, str, str]:
     return -float(route["arrival_mean"]), route["origin"], route["dest"]
 
 
+# From here on: Fossa. The models above know nothing of it.
+
+
+class FossaConfig(BaseConfig):
+    """A node for the three models, which also answers over HTTP while it runs."""
+
+    ACCEPTED_MODEL_CLASSES = [ExtractFlights, FlightDelays, WorstRoutes]
+    SOURCES = ["http"]
+
+
 def main() -> None:
-    """Run the three models with Fossa."""
-    raise NotImplementedError("The Fossa part of this example is not written yet")
+    """Run the three models, show how they come on and what they find."""
+    parser = argparse.ArgumentParser(description="Where do flights from New York run late?")
+    parser.add_argument("--data", type=Path, default=Path("demo-data"), help="directory to use")
+    parser.add_argument("--keep", action="store_true", help="leave the node up until Ctrl-C")
+    arguments = parser.parse_args()
+    keep = arguments.keep or os.environ.get("KEEP", "0") not in ("", "0")
+    try:
+        complete = asyncio.run(run_on_a_node(arguments.data.absolute(), keep))
+    except (FossaError, OSError) as error:
+        sys.exit(f"flights: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0 if complete else 1)
+
+
+async def run_on_a_node(data: Path, keep: bool) -> bool:
+    """Run the models on a node inside this program; True if all are complete."""
+    context = {"data_dir": str(data / "extracted"), "output_dir": str(data / "tables")}
+    screen = terminal.console()
+    async with Fossa(FossaConfig, STATE_DIR=data / "node") as node:
+        url = node.composition.sources[0].url  # type: ignore[attr-defined]
+        screen.print(f"A node runs in this program and answers at {url}")
+        with terminal.TaskBars(screen) as bars:
+            for model in (ExtractFlights, FlightDelays, WorstRoutes):
+                task = await node.submit(model, resolver_context=context)
+                outcome = await watch(task, model.__name__, bars)
+                if not outcome.complete:
+                    break
+        if outcome.complete:
+            show_answer(screen, data / "tables")
+            screen.print(f"The node answered at {url} while it ran")
+        else:
+            await show_failure(screen, task, outcome)
+        if keep:
+            screen.print(f"The node stays up at {url} until Ctrl-C")
+            await until_ctrl_c()
+    return outcome.complete
+
+
+async def watch(task: TaskHandle, name: str, bars: terminal.TaskBars) -> Outcome:
+    """Show a task's progress until it has ended."""
+    while True:
+        record = await task.record()
+        bars.show(name, record.status, record.progress)
+        if record.outcome is not None:
+            return record.outcome
+        with suppress(TimeoutError):
+            await task.outcome(timeout=0.1)
+
+
+def show_answer(screen: "Console", tables: Path) -> None:
+    """Print what the models found, and where it lies."""
+    airlines = [
+        [row["airline"], int(row["flights"]), float(row["arrival_mean"])]
+        for row in read_table(tables / "delays_by_carrier.csv")
+    ]
+    routes = [
+        [f"{row['origin']}-{row['dest']}", int(row["flights"]), float(row["arrival_mean"])]
+        for row in read_table(tables / "worst_routes.csv")
+    ]
+    airlines.sort(key=itemgetter(2), reverse=True)
+    late = ("flights", "mean minutes late")
+    for title, what, rows in (("Airlines", "airline", airlines), ("Worst routes", "route", routes)):
+        screen.print()
+        screen.print(terminal.table(title, (what, *late), rows))
+    screen.print(f"\nThe tables are in {tables}", soft_wrap=True)
+
+
+def read_table(path: Path) -> list[Row]:
+    """Read a CSV file without Aye-Aye."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+async def show_failure(screen: "Console", task: TaskHandle, outcome: Outcome) -> None:
+    """Print why a task was not completed, and the last lines that it wrote."""
+    screen.print(f"Task {task.id} is {outcome.status}: {outcome.message}", markup=False)
+    for line in (await task.logs())[-10:]:
+        screen.print(f"  {line.level} {line.text}", markup=False)
+
+
+async def until_ctrl_c() -> None:
+    """Wait for Ctrl-C, which ends the program in good order."""
+    interrupted = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    await interrupted.wait()
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ class PartitionedExampleEtl(ayeaye.PartitionedModel):
 
     def partition_initialise(self, parts=20):
         """What to cut the work up by comes with the task: `partition_initialise_kwargs`."""
+        super().partition_initialise()
         self.parts = parts
 
     def partition_slice(self, partition_count):

@@ -18,7 +18,7 @@ from fossa.worker.loading import stop_if_importing
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from fossa.governor import Governor
+    from fossa.node import RunningNode
 
 T = TypeVar("T")
 #: Log lines that are read from the ledger in one go.
@@ -28,7 +28,7 @@ _PAGE = 1000
 class TaskHandle:
     """A submitted task."""
 
-    def __init__(self, governor: "Governor", task_id: str) -> None:
+    def __init__(self, governor: "RunningNode", task_id: str) -> None:
         self._governor = governor
         self.id = task_id
 
@@ -79,7 +79,7 @@ class Fossa:
     ) -> None:
         stop_if_importing()
         self.composition: Composition = compose(config, stand_alone=stand_alone, **settings)
-        self._governor: Governor | None = None
+        self._governor: RunningNode | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -90,11 +90,11 @@ class Fossa:
 
     async def start(self) -> None:
         """Open everything; returns once the node takes tasks."""
-        from fossa.governor import Governor
+        from fossa.node import RunningNode
 
         if self._governor is not None:
             raise FossaError("this node was started already: make another Fossa(…)")
-        self._governor = Governor(self.composition)
+        self._governor = RunningNode(self.composition)
         await self._governor.start()
 
     async def stop(self, timeout: float | None = None) -> None:
@@ -102,7 +102,7 @@ class Fossa:
         await self.governor.stop(timeout)
 
     @property
-    def governor(self) -> "Governor":
+    def governor(self) -> "RunningNode":
         """The running node. Raises `NodeStopped` before `start`."""
         if self._governor is None:
             raise NodeStopped

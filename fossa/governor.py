@@ -7,20 +7,14 @@ here runs on one event loop and between two awaits nothing else changes a task.
 
 import asyncio
 import logging
-import os
-import platform
-import random
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from importlib.metadata import version
 from typing import Any
 
 from attrs import evolve
 
 from fossa.admission import Admission
 from fossa.config import Composition
-from fossa.durations import Durations
 from fossa.contracts import Executor, LiveAttempt, Node, Reservation, SubtaskRequest
 from fossa.errors import (
     FossaError,
@@ -30,33 +24,25 @@ from fossa.errors import (
     QueueFull,
     TaskRefused,
     TooLate,
-    UnknownTask,
 )
-from fossa.housekeeping import housekeep
-from fossa.ledger import Ledger
 from fossa.live import LiveTask
 from fossa.node_log import NodeLog
 from fossa.plugins import Hooks
+from fossa.retrying import retry_delay
 from fossa.settling import Sinks
-from fossa.supervision import supervise
-from fossa.slots import Slot, SlotReservation, Slots, TaskQueue
-from fossa.state_dir import StateDir
+from fossa.slots import Slot, SlotReservation, Slots
 from fossa.tasks import (
-    POINTLESS_TO_RETRY,
     Attempt,
     Delivery,
     LogLine,
     Outcome,
     Reason,
-    Record,
     Request,
     Status,
     Task,
     new_id,
 )
 
-#: Seconds before a task whose process died is attempted again.
-CRASH_DELAY = 0.5
 #: Seconds that a source may take to settle a delivery, or to give it back.
 SETTLE_DEADLINE = 10.0
 
@@ -73,10 +59,13 @@ class Governor(Node):
         self._log = NodeLog(self.id, composition)
         self.logger: logging.Logger = self._log.logger
         self._hooks = Hooks(composition.plugins, self.logger)
-        self._slots = Slots(composition.slots)
-        self._durations = Durations(composition.models)
+        self._slots = Slots(
+            composition.slots,
+            composition.models,
+            self._start,
+            lambda live: self._choose_executor(live.task).chunk,
+        )
         self._isolation: str = composition.ISOLATION
-        self._queue = TaskQueue()
         self._live: dict[str, LiveTask] = {}
         #: Admitted tasks on their way into the ledger.
         self._arriving: set[LiveTask] = set()
@@ -94,121 +83,6 @@ class Governor(Node):
         #: When a stopping node ceases to wait for its running attempts.
         self._drain_until = float("inf")
         self._state = "new"
-
-    # boot and stop
-
-    async def start(self) -> None:
-        """Open the ledger and the components, take up what an earlier boot left."""
-        self._state = "starting"
-        self._stack = AsyncExitStack()
-        try:
-            await self._open()
-        except BaseException:
-            self._state = "stopped"
-            await self._stack.aclose()
-            raise
-        self._state = "running"
-        self._hooks.observe("fossa_node_started", node=self)
-        self._fill()
-
-    async def _open(self) -> None:
-        stack = self._stack
-        stack.callback(self._log.close)
-        state_dir = StateDir(self.composition.state_dir)
-        stack.callback(state_dir.release)
-        state_dir.claim()
-        self._ledger = Ledger(state_dir.ledger_path)
-        await self._ledger.open()
-        stack.push_async_callback(self._ledger.close)
-        for component in (*self.composition.sinks, *self.composition.executors):
-            stack.push_async_callback(component.close)
-            await component.open(self)
-        stack.push_async_callback(self._sinks.close)
-        await self._recover()
-        housekeeper = housekeep(self._ledger, self.composition, self.logger)
-        stack.push_async_callback(_stop_task, asyncio.create_task(housekeeper))
-        for source in self.composition.sources:
-            stack.push_async_callback(source.close)
-            await source.open(self)
-            running = asyncio.create_task(supervise(source, self, self.logger))
-            stack.push_async_callback(_stop_task, running)
-
-    async def _recover(self) -> None:
-        """Take up the tasks that an earlier boot left without an outcome."""
-        for record, crashes in await self._ledger.unfinished():
-            live = LiveTask(record.task)
-            live.row.attempts, live.row.crashes = record.attempts, crashes
-            live.row.started = record.started
-            self._live[live.task.id] = live
-            if record.task.parent_id is not None:
-                text = "the node died; its parent makes it again"
-                self._chore(self._end(live, self._outcome_now(live, Reason.CANCELLED, text)))
-                continue
-            lost = record.status is Status.RUNNING
-            live.row.crashes += lost
-            if lost and live.row.crashes >= self.composition.CRASH_ATTEMPTS:
-                text = f"the node died under it {live.row.crashes} times"
-                self._chore(self._end(live, self._outcome_now(live, Reason.LOST_NODE, text)))
-            else:
-                self._enqueue(live)
-
-    async def stop(self, timeout: float | None = None) -> None:
-        """Drain and close. Returns within the timeout (None: DRAIN_TIMEOUT) and a few seconds.
-
-        No new tasks; queued ones stay in the ledger for the next boot; running ones may finish.
-        Called again while it drains, it can only make the first call's time shorter.
-        """
-        seconds = self.composition.DRAIN_TIMEOUT if timeout is None else timeout
-        self._drain_until = min(self._drain_until, time.monotonic() + seconds)
-        self._idle.set()
-        if self._state in ("stopping", "stopped"):
-            return
-        self._state = "stopping"
-        for live in self._queue:
-            if live.task.depth == 0:
-                self._queue.remove(live)
-                await self._give_back(live)
-        for live in list(self._live.values()):
-            if live.timer is not None:
-                await self._give_back(live)
-        while self._live and (left := self._drain_until - time.monotonic()) > 0:
-            self._idle.clear()
-            try:
-                await asyncio.wait_for(self._idle.wait(), left)
-            except TimeoutError:
-                break
-        for live in list(self._live.values()):
-            await self._give_back(live)
-        self._state = "stopped"
-        runners = [live.runner for live in self._live.values() if live.runner is not None]
-        await self._stack.aclose()
-        if runners:
-            await asyncio.wait(runners, timeout=5)
-        for chore in list(self._chores):
-            await _stop_task(chore)
-        self._hooks.observe("fossa_node_stopped", node=self)
-
-    async def _give_back(self, live: LiveTask) -> None:
-        """Leave a task to the next boot, or to whoever its source gives it to."""
-        live.given_back = True
-        if live.timer is not None:
-            live.timer.cancel()
-        if live.runner is not None:
-            live.interrupt()
-        else:
-            self._live.pop(live.task.id, None)
-        live.row.status = Status.QUEUED
-        self._ledger.update(live.task.id, live.row)
-        for waiter in live.waiters:
-            if not waiter.done():
-                text = "the node stopped before the task ended; the task is in its ledger"
-                waiter.set_exception(NodeStopped(text))
-        if live.delivery is not None and live.delivery.give_back is not None:
-            try:
-                async with asyncio.timeout(SETTLE_DEADLINE):
-                    await live.delivery.give_back()
-            except Exception:
-                self.logger.exception("task %s could not be given back", live.task.id)
 
     # admit
 
@@ -276,78 +150,23 @@ class Governor(Node):
 
     def _check_room(self) -> None:
         most = self.composition.MAX_QUEUED_TASKS
-        queued = self._queue.top_level + len(self._arriving)
+        queued = self._slots.queue.top_level + len(self._arriving)
         if most == 0 and self._slots.free - queued < 1:
             raise QueueFull("no slot is free and this node queues no tasks: try later")
         if most and queued >= most:
             raise QueueFull(f"{queued} tasks are queued and MAX_QUEUED_TASKS is {most}: try later")
 
     async def reserve(self) -> SlotReservation:
-        wanted = self._slots.want_reservation()
-        self._fill()
-        try:
-            return await wanted
-        except asyncio.CancelledError:
-            if wanted.done() and not wanted.cancelled():
-                wanted.result().release()
-            raise
+        return await self._slots.reserve()
 
     # start
 
     def _enqueue(self, live: LiveTask) -> None:
         live.timer = None
         live.row.status = Status.QUEUED
-        if live.take_lane():
-            self._queue.push(live)
-            self._fill()
-
-    def _fill(self) -> None:
-        """Give every free slot to whoever is first: a woken parent, a queued task, a source."""
-        draining = self._state != "running"
-        while self._slots.free > 0:
-            if self._slots.wake_one():
-                continue
-            live = self._queue.pop(subtasks_only=draining)
-            if live is not None:
-                self._fill_slot(live)
-            elif draining or not self._slots.reserve_one(self._fill):
-                return
-
-    def _fill_slot(self, live: LiveTask) -> None:
-        """Start a task in a slot of its own; short ones of its kind may share it, one by one."""
-        slot = self._slots.take()
-        share = self._share(live)
-        self._start(live, slot)
-        for _ in range(share - 1):
-            follower = self._follower(live)
-            if follower is None:
-                return
-            self._start(follower, slot)
-
-    def _share(self, live: LiveTask) -> int:
-        """How many attempts may share a slot: what is queued is spread over all slots first."""
-        if live.suspect or live.task.timeout is not None or not self._durations.short(live):
-            return 1
-        queued = len(live.parent.waiting_children) if live.lane else len(self._queue)
-        most = self._choose_executor(live.task).chunk
-        return min(most, self._durations.chunk(live), 1 + queued // self._slots.total)
-
-    def _follower(self, live: LiveTask) -> LiveTask | None:
-        """The next in the queue, or of the siblings that wait for a lane, if it is alike."""
-        if live.lane is None or live.parent is None:
-            follower = self._queue.peek()
-            if follower is None or not self._durations.alike(live, follower):
-                return None
-            return self._queue.pop()
-        sibling = live.parent.waiting_child(leave_in=True)
-        if sibling is None or not self._durations.alike(live, sibling):
-            return None
-        live.parent.waiting_child()
-        sibling.join_lane(live.lane)
-        return sibling
+        self._slots.enqueue(live)
 
     def _start(self, live: LiveTask, slot: Slot) -> None:
-        self._slots.join(slot, live)
         row, task = live.row, live.task
         row.status = Status.RUNNING
         row.attempts += 1
@@ -397,10 +216,10 @@ class Governor(Node):
             self.logger.exception("task %s: its executor failed", live.task.id)
             text = f"{type(error).__name__}: {error}"
             outcome = self._outcome_now(live, Reason.EXECUTOR, text)
-        self._durations.learn(live, outcome)
+        self._slots.durations.learn(live, outcome)
         self._leave(live)
         self._hooks.observe("fossa_attempt_ended", attempt=attempt, outcome=outcome)
-        delay = self._retry_delay(live, outcome)
+        delay = retry_delay(live, outcome, self.composition)
         if delay is None:
             await self._end(live, outcome)
         else:
@@ -410,9 +229,9 @@ class Governor(Node):
         """An attempt that was not begun does not count."""
         live.suspect = live.suspect or suspect
         live.row.attempts -= 1
-        self._durations.forget(live)
+        self._slots.durations.forget(live)
         live.runner = None
-        self._leave_slot(live)
+        self._slots.leave(live)
         if live.given_back:
             self._live.pop(live.task.id, None)
         elif live.cancelling is not None:
@@ -440,34 +259,13 @@ class Governor(Node):
         return self._executors[name]
 
     def _leave(self, live: LiveTask) -> None:
-        """An attempt is over: its slot is free, and subtasks that nobody waits for any more stop."""
+        """An attempt is over: its slot is free, and subtasks that nobody waits for stop."""
         live.runner = None
         live.waiting = False
         live.stop_waking()
         for child in list(live.children):
             self._cancel(child, "its parent's attempt ended first")
-        self._leave_slot(live)
-
-    def _leave_slot(self, live: LiveTask) -> None:
         self._slots.leave(live)
-        sibling = live.leave_lane()
-        if sibling is not None:
-            self._queue.push(sibling)
-        self._fill()
-
-    def _retry_delay(self, live: LiveTask, outcome: Outcome) -> float | None:
-        """Seconds to the next attempt, or None where this outcome is the task's."""
-        row, config = live.row, self.composition
-        if outcome.complete or live.cancelling or outcome.reason in POINTLESS_TO_RETRY:
-            return None
-        if outcome.reason.crash:
-            row.crashes += 1
-            return CRASH_DELAY if row.crashes < config.CRASH_ATTEMPTS else None
-        failures = row.attempts - row.crashes
-        if failures > live.task.retries:
-            return None
-        delay = min(config.RETRY_MAX_DELAY, config.RETRY_DELAY * 2.0 ** min(failures - 1, 60))
-        return float(delay * random.uniform(0.5, 1.0))
 
     def _attempt_again(self, live: LiveTask, outcome: Outcome, delay: float) -> None:
         text = f"attempt {outcome.attempt} ended: {outcome.reason}: {outcome.message}"
@@ -498,7 +296,6 @@ class Governor(Node):
                 )
                 refused = str(error)
             self._fork(parent, LiveTask(task, parent=parent, deliver=request.deliver), refused)
-        self._fill()
 
     def _fork(self, parent: LiveTask, live: LiveTask, refused: str | None) -> None:
         parent.adopt(live)
@@ -511,13 +308,14 @@ class Governor(Node):
         self._hooks.observe("fossa_task_accepted", task=live.task)
         if refused:
             self._chore(self._end(live, self._outcome_now(live, Reason.REFUSED, refused)))
-        elif live.take_lane():
-            self._queue.push(live)
+        else:
+            self._slots.enqueue(live)
 
     async def _deliver_again(self, parent: LiveTask, live: LiveTask, task_id: str) -> None:
         """A subtask that is complete since an earlier attempt of its parent: once is enough."""
         record = await self._ledger.get(task_id)
-        assert record is not None and record.outcome is not None
+        assert record is not None
+        assert record.outcome is not None
         parent.child_ended(live, record.outcome)
         if live.deliver is not None and parent.cancelling is None:
             live.deliver(record.task, record.outcome)
@@ -525,16 +323,14 @@ class Governor(Node):
     def rest(self, live: LiveTask) -> None:
         """A model waits for its subtasks: its slot is free for them."""
         live.waiting = True
-        self._slots.leave(live)
-        self._fill()
+        self._slots.rest(live)
 
     async def wake(self, live: LiveTask) -> None:
         """Returns once a waiting parent has a slot again, before anything queued gets one."""
         for child in list(live.children):
             self._cancel(child, "its parent waits for it no more")
-        if live.cancelling is None:
+        if live.cancelling is None and live.runner is not None:
             live.waking = self._slots.want_back(live)
-            self._fill()
             await live.waking
         live.waiting = False
 
@@ -603,8 +399,7 @@ class Governor(Node):
             return
         if live.timer is not None:
             live.timer.cancel()
-        if self._queue.remove(live):
-            self._leave_slot(live)
+        self._slots.remove(live)
         self._chore(self._end(live, self._outcome_now(live, Reason.CANCELLED, why)))
 
     async def retry(self, task_id: str) -> Task:
@@ -626,84 +421,6 @@ class Governor(Node):
             priority=task.priority,
             **{name: task.arguments_of(name) for name in ARGUMENTS},
         )
-
-    async def record(self, task_id: str) -> Record:
-        live = self._live.get(task_id)
-        if live is not None:
-            return live.record()
-        if self._state == "new":
-            raise NodeStopped
-        record = await self._ledger.get(task_id)
-        if record is None:
-            raise UnknownTask(f"this node knows no task {task_id!r:.60}")
-        return record
-
-    async def page(self, **query: Any) -> list[Record]:
-        records = await self._ledger.page(**query)
-        lives = self._live
-        return [
-            lives[r.task.id].refresh(r) if r.task.id in lives else r for r in records
-        ]
-
-    async def logs(
-        self, task_id: str, after: int = 0, limit: int = 1000
-    ) -> list[tuple[int, LogLine]]:
-        await self.record(task_id)
-        return await self._ledger.logs(task_id, after, limit)
-
-    async def outcome(self, task_id: str) -> Outcome:
-        live = self._live.get(task_id)
-        if live is not None:
-            waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-            live.waiters.append(waiter)
-            return await waiter
-        record = await self.record(task_id)
-        if record.outcome is None:
-            raise NodeStopped("the node stopped before the task ended; it is in its ledger")
-        return record.outcome
-
-    def running(self) -> list[Record]:
-        """Tasks that are under way, the longest-running first."""
-        live = [v.record() for v in self._live.values() if v.row.status is Status.RUNNING]
-        return sorted(live, key=lambda r: r.started or 0.0)
-
-    def status(self) -> dict[str, Any]:
-        waiting = sum(v.waiting for v in self._live.values())
-        return {
-            "name": self.name,
-            "id": self.id,
-            "title": self.composition.APP_TITLE,
-            "state": self._state,
-            "booted": self.booted,
-            "pid": os.getpid(),
-            "versions": {
-                "fossa": version("ayeaye-fossa"),
-                "ayeaye": version("ayeaye"),
-                "python": platform.python_version(),
-            },
-            "models": sorted(self.composition.models),
-            "slots": self._slots.total,
-            "slots_free": max(0, self._slots.free),
-            "queued": self._queue.top_level,
-            "queued_subtasks": len(self._queue) - self._queue.top_level,
-            "waiting_parents": waiting,
-            "running": sum(len(slot.holders) for slot in self._slots.held),
-            "state_dir": str(self.composition.state_dir or ""),
-            "not_ready": self.not_ready(),
-        }
-
-    def not_ready(self) -> list[str]:
-        reasons = [] if self._state == "running" else [f"the node is {self._state}"]
-        if self._state == "running" and self._ledger.trouble:
-            reasons.append(f"the ledger cannot be written: {self._ledger.trouble}")
-        for component in (
-            *self.composition.sources,
-            *self.composition.executors,
-            *self.composition.sinks,
-        ):
-            if reason := component.ready():
-                reasons.append(f"{component.name}: {reason}")
-        return reasons
 
     # small things
 
@@ -761,8 +478,3 @@ class _Live(LiveAttempt):
 
     async def wake(self) -> None:
         await self._governor.wake(self._live)
-
-
-async def _stop_task(task: "asyncio.Task[Any]") -> None:
-    task.cancel()
-    await asyncio.wait([task], timeout=5)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: What a node that could not start leaves as the process's exit status.
 EXIT_NOT_STARTED = 2
+_LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 #: Signals that ask the node to stop.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -159,7 +160,7 @@ def _log_to_stdout() -> None:
     root = logging.getLogger()
     if not root.handlers:
         handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        handler.setFormatter(logging.Formatter(_LOG_FORMAT, "%Y-%m-%d %H:%M:%S"))
         root.addHandler(handler)
     fossa = logging.getLogger("fossa")
     if fossa.level == logging.NOTSET:
@@ -171,8 +172,8 @@ def _announce(node: "Fossa") -> None:
     composition = node.composition
     log = node.governor.logger
     urls = [source.url for source in composition.sources if hasattr(source, "url")]
-    where = " ".join(urls) or "no address: SOURCES has no HTTP"
-    log.info("node %s is up at %s (process %d)", composition.node_name, where, os.getpid())
+    where = f"at {' and '.join(urls)}" if urls else "without an address (SOURCES has no HTTP)"
+    log.info("node %s is up %s, process %d", composition.node_name, where, os.getpid())
     log.info("models: %s", ", ".join(sorted(composition.models)) or "none: it can run nothing yet")
     log.info("slots: %d; state: %s", composition.slots, composition.state_dir or "in memory only")
     if composition.DEBUG:

@@ -49,9 +49,7 @@ class Problem(Exception):
         self.headers = headers or {}
 
 
-def answer(
-    document: Any, status: int = 200, headers: dict[str, str] | None = None
-) -> web.Response:
+def answer(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A document as JSON."""
     return web.Response(
         body=_encode(document), status=status, headers={"Content-Type": _JSON, **(headers or {})}
@@ -89,7 +87,7 @@ class Shapes:
             raise
         except Exception:
             self._node.logger.exception("%s %s failed", request.method, request.path)
-            problem = Problem(500, "internal", "this is a mistake in Fossa: the node's log has more")
+            problem = Problem(500, "internal", "a mistake in Fossa: the node's log has more")
         return self._shaped(request, problem)
 
     def _shaped(self, request: web.Request, problem: Problem) -> web.StreamResponse:

@@ -19,6 +19,7 @@ async def read_body(request: "web.Request", most: int) -> bytes:
     the application is mounted.
 
     Args:
+        request: its body has not been read.
         most: bytes.
 
     Raises:

@@ -98,7 +98,7 @@ class Guard:
             address = ipaddress.ip_address(name)
         except ValueError:
             return name in self._names
-        fine = address.is_loopback or name == "0.0.0.0" or name in self._names
+        fine = address.is_loopback or address.is_unspecified or name in self._names
         return fine or self._any_address
 
     @staticmethod

@@ -62,9 +62,7 @@ class _Until:
         return self
 
     async def something(self, seconds: float) -> None:
-        await asyncio.wait(
-            self._awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait(self._awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
     async def __aexit__(self, *_: object) -> None:
         for one in self._awaited:

@@ -1,0 +1,216 @@
+"""A governor with a life around it: it boots, takes up what was left, answers, drains, closes."""
+
+import asyncio
+import contextlib
+import os
+import platform
+import time
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import Any
+
+from fossa.errors import NodeStopped, UnknownTask
+from fossa.governor import SETTLE_DEADLINE, Governor
+from fossa.housekeeping import housekeep
+from fossa.ledger import Ledger
+from fossa.live import LiveTask
+from fossa.state_dir import StateDir
+from fossa.supervision import supervise
+from fossa.tasks import LogLine, Outcome, Reason, Record, Status
+
+
+class RunningNode(Governor):
+    """One node, from its boot to its stop."""
+
+    # boot and stop
+
+    async def start(self) -> None:
+        """Open the ledger and the components, take up what an earlier boot left."""
+        self._state = "starting"
+        self._stack = AsyncExitStack()
+        try:
+            await self._open()
+        except BaseException:
+            self._state = "stopped"
+            await self._stack.aclose()
+            raise
+        self._state = "running"
+        self._slots.subtasks_only = False
+        self._hooks.observe("fossa_node_started", node=self)
+        self._slots.fill()
+
+    async def _open(self) -> None:
+        stack = self._stack
+        stack.callback(self._log.close)
+        state_dir = StateDir(self.composition.state_dir)
+        stack.callback(state_dir.release)
+        state_dir.claim()
+        self._ledger = Ledger(state_dir.ledger_path)
+        await self._ledger.open()
+        stack.push_async_callback(self._ledger.close)
+        for component in (*self.composition.sinks, *self.composition.executors):
+            stack.push_async_callback(component.close)
+            await component.open(self)
+        stack.push_async_callback(self._sinks.close)
+        await self._recover()
+        housekeeper = housekeep(self._ledger, self.composition, self.logger)
+        stack.push_async_callback(_stop_task, asyncio.create_task(housekeeper))
+        for source in self.composition.sources:
+            stack.push_async_callback(source.close)
+            await source.open(self)
+            running = asyncio.create_task(supervise(source, self, self.logger))
+            stack.push_async_callback(_stop_task, running)
+
+    async def _recover(self) -> None:
+        """Take up the tasks that an earlier boot left without an outcome."""
+        for record, crashes in await self._ledger.unfinished():
+            live = LiveTask(record.task)
+            live.row.attempts, live.row.crashes = record.attempts, crashes
+            live.row.started = record.started
+            self._live[live.task.id] = live
+            if record.task.parent_id is not None:
+                text = "the node died; its parent makes it again"
+                self._chore(self._end(live, self._outcome_now(live, Reason.CANCELLED, text)))
+                continue
+            lost = record.status is Status.RUNNING
+            live.row.crashes += lost
+            if lost and live.row.crashes >= self.composition.CRASH_ATTEMPTS:
+                text = f"the node died under it {live.row.crashes} times"
+                self._chore(self._end(live, self._outcome_now(live, Reason.LOST_NODE, text)))
+            else:
+                self._enqueue(live)
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Drain and close. Returns within the timeout (None: DRAIN_TIMEOUT) and a few seconds.
+
+        No new tasks; queued ones stay in the ledger for the next boot; running ones may finish.
+        """
+        if self._state in ("stopping", "stopped"):
+            return
+        self._state = "stopping"
+        self._slots.subtasks_only = True
+        await self._drain(self.composition.DRAIN_TIMEOUT if timeout is None else timeout)
+        for live in list(self._live.values()):
+            await self._give_back(live)
+        self._state = "stopped"
+        runners = [live.runner for live in self._live.values() if live.runner is not None]
+        await self._stack.aclose()
+        if runners:
+            await asyncio.wait(runners, timeout=5)
+        for chore in list(self._chores):
+            await _stop_task(chore)
+        self._hooks.observe("fossa_node_stopped", node=self)
+
+    async def _drain(self, timeout: float) -> None:
+        """Let what runs come to its end; what has not begun is left to others at once."""
+        for live in list(self._live.values()):
+            if live.task.depth == 0 and live.runner is None and live.row.outcome is None:
+                self._slots.queue.remove(live)
+                await self._give_back(live)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._live:
+                    self._idle.clear()
+                    await self._idle.wait()
+
+    async def _give_back(self, live: LiveTask) -> None:
+        """Leave a task to the next boot, or to whoever its source gives it to."""
+        live.given_back = True
+        if live.timer is not None:
+            live.timer.cancel()
+        if live.runner is not None:
+            live.interrupt()
+        else:
+            self._live.pop(live.task.id, None)
+        live.row.status = Status.QUEUED
+        self._ledger.update(live.task.id, live.row)
+        for waiter in live.waiters:
+            if not waiter.done():
+                text = "the node stopped before the task ended; the task is in its ledger"
+                waiter.set_exception(NodeStopped(text))
+        if live.delivery is not None and live.delivery.give_back is not None:
+            try:
+                async with asyncio.timeout(SETTLE_DEADLINE):
+                    await live.delivery.give_back()
+            except Exception:
+                self.logger.exception("task %s could not be given back", live.task.id)
+
+    # answers
+
+    async def record(self, task_id: str) -> Record:
+        live = self._live.get(task_id)
+        if live is not None:
+            return live.record()
+        if self._state == "new":
+            raise NodeStopped
+        record = await self._ledger.get(task_id)
+        if record is None:
+            raise UnknownTask(f"this node knows no task {task_id!r:.60}")
+        return record
+
+    async def page(self, **query: Any) -> list[Record]:
+        records = await self._ledger.page(**query)
+        lives = self._live
+        return [
+            lives[r.task.id].refresh(r) if r.task.id in lives else r for r in records
+        ]
+
+    async def logs(
+        self, task_id: str, after: int = 0, limit: int = 1000
+    ) -> list[tuple[int, LogLine]]:
+        await self.record(task_id)
+        return await self._ledger.logs(task_id, after, limit)
+
+    async def outcome(self, task_id: str) -> Outcome:
+        live = self._live.get(task_id)
+        if live is not None:
+            waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            live.waiters.append(waiter)
+            return await waiter
+        record = await self.record(task_id)
+        if record.outcome is None:
+            raise NodeStopped("the node stopped before the task ended; it is in its ledger")
+        return record.outcome
+
+    def running(self) -> list[Record]:
+        """Tasks that are under way, the longest-running first."""
+        live = [v.record() for v in self._live.values() if v.row.status is Status.RUNNING]
+        return sorted(live, key=lambda r: r.started or 0.0)
+
+    def status(self) -> dict[str, Any]:
+        waiting = sum(v.waiting for v in self._live.values())
+        return {
+            "name": self.name,
+            "id": self.id,
+            "title": self.composition.APP_TITLE,
+            "state": self._state,
+            "booted": self.booted,
+            "pid": os.getpid(),
+            "versions": {
+                "fossa": version("ayeaye-fossa"),
+                "ayeaye": version("ayeaye"),
+                "python": platform.python_version(),
+            },
+            "models": sorted(self.composition.models),
+            "slots": self._slots.total,
+            "slots_free": max(0, self._slots.free),
+            "queued": self._slots.queue.top_level,
+            "queued_subtasks": len(self._slots.queue) - self._slots.queue.top_level,
+            "waiting_parents": waiting,
+            "running": sum(len(slot.holders) for slot in self._slots.held),
+            "state_dir": str(self.composition.state_dir or ""),
+            "not_ready": self.not_ready(),
+        }
+
+    def not_ready(self) -> list[str]:
+        reasons = [] if self._state == "running" else [f"the node is {self._state}"]
+        if self._state == "running" and self._ledger.trouble:
+            reasons.append(f"the ledger cannot be written: {self._ledger.trouble}")
+        parts = self.composition
+        components = (*parts.sources, *parts.executors, *parts.sinks)
+        return reasons + [f"{c.name}: {why}" for c in components if (why := c.ready())]
+
+
+async def _stop_task(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    await asyncio.wait([task], timeout=5)
