@@ -77,7 +77,7 @@ docs: setup ## build the documentation into docs/_build/html, warnings as errors
 
 .PHONY: bench
 bench: setup ## measure speed and size against what others reach (ARGS="--help")
-	$(BIN)/python -m tests.benchmarks $(ARGS)
+	$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
 .PHONY: clean
 clean: ## remove .venv and everything that was built

@@ -25,7 +25,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
+default_role = "code"
 napoleon_use_rtype = False
 # `python`, `shell`, `json`, `text`: what tests/test_docs.py knows how to run or check.
 highlight_language = "text"

@@ -9,7 +9,6 @@ import importlib
 import inspect
 import re
 import sys
-import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import attrs
 
 import fossa
 from fossa import config, hookspecs, tasks
+from fossa import settings as rules
 
 #: What the first word of a setting's comment says of its unit.
 UNITS = {
@@ -57,7 +57,7 @@ class Setting:
 def settings() -> list[Setting]:
     """Every setting of `BaseConfig`, in the order of the code."""
     declared = {s.target.id: s for s in _class_body() if isinstance(s, ast.AnnAssign)}
-    ranges = {name: _range(low, high) for name, low, high in config._RANGES}
+    ranges = {name: _range(low, high) for name, low, high in rules._RANGES}
     return [
         Setting(
             name=name,
@@ -66,7 +66,7 @@ def settings() -> list[Setting]:
             default=ast.unparse(declared[name].value),
             meaning=meaning,
             unit=_unit(meaning, ast.unparse(declared[name].annotation)),
-            variable=f"FOSSA_{name}" if config._is_scalar(config._HINTS[name]) else None,
+            variable=f"FOSSA_{name}" if rules._is_scalar(rules.HINTS[name]) else None,
             range=ranges.get(name, ""),
         )
         for group, name, meaning in _commented()
@@ -97,7 +97,7 @@ def _range(low: float, high: float) -> str:
 
 
 def _unit(meaning: str, kind: str) -> str:
-    first = meaning.split()[0].strip(",")
+    first = meaning.split(maxsplit=1)[0].strip(",")
     return UNITS.get(first, "") if re.search(r"\b(int|float)\b", kind) else ""
 
 
@@ -177,14 +177,16 @@ def names_page() -> str:
 def _documented(name: str) -> list[str]:
     thing = getattr(fossa, name)
     if name == "BaseConfig":
-        text = "The base class of every config: see [the settings](/reference/settings.md)."
-        return [f"`fossa.{name}`", f": {text}", ""]
+        return _defined(name, "The base class of configs: see [the settings](settings.md).")
     if name == "hookimpl":
-        text = "Marks a function as the implementation of a hook: see [the hooks](/reference/hooks.md)."
-        return [f"`fossa.{name}`", f": {text}", ""]
+        return _defined(name, "Marks the implementation of a hook: see [the hooks](hooks.md).")
     if inspect.isfunction(thing):
         return _directive(f"autofunction:: fossa.{name}")
     return _directive(f"autoclass:: fossa.{name}", ":members:", ":undoc-members:")
+
+
+def _defined(name: str, text: str) -> list[str]:
+    return [f"`fossa.{name}`", f": {text}", ""]
 
 
 def _directive(*lines: str) -> list[str]:
@@ -216,11 +218,27 @@ def http_page() -> str:
     """The operations of the OpenAPI document."""
     document = openapi()
     lines: list[str] = []
+    base = document["servers"][0]["url"]
     for path, operations in document["paths"].items():
         for verb, operation in operations.items():
             if isinstance(operation, Mapping) and "responses" in operation:
-                lines += _operation(document, verb.upper(), path, operation)
+                lines += _operation(document, verb.upper(), base + path, operation)
+    lines += ["## Documents", ""]
+    for name, schema in document["components"]["schemas"].items():
+        lines += _document(name, schema)
     return "\n".join(lines)
+
+
+def _document(name: str, schema: Any) -> list[str]:
+    lines = [f"### {name}", "", schema.get("description", ""), ""]
+    if "properties" not in schema:
+        return lines
+    lines += ["| member | type | what it is |", "| --- | --- | --- |"]
+    lines += [
+        f"| `{member}` | {_name(about)} | {_cell(about)} |"
+        for member, about in schema["properties"].items()
+    ]
+    return [*lines, ""]
 
 
 def openapi() -> Mapping[str, Any]:
@@ -239,8 +257,8 @@ def _operation(document: Any, verb: str, path: str, operation: Any) -> list[str]
     if body := operation.get("requestBody"):
         lines += ["", f"Body: {_shape(_resolved(document, body))}"]
     lines += ["", "| status | answer |", "| --- | --- |"]
-    for status, response in operation["responses"].items():
-        response = _resolved(document, response)
+    for status, referred in sorted(operation["responses"].items()):
+        response = _resolved(document, referred)
         text = " ".join(response.get("description", "").split())
         lines.append(f"| {status} | {text} {_shape(response)} |")
     return [*lines, ""]
@@ -256,7 +274,8 @@ def _resolved(document: Any, value: Any) -> Any:
 
 
 def _cell(parameter: Any) -> str:
-    return " ".join(str(parameter.get("description", "")).split()).replace("|", "\\|")
+    text = parameter.get("description") or parameter.get("schema", {}).get("description", "")
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _shape(value: Any) -> str:
@@ -265,8 +284,15 @@ def _shape(value: Any) -> str:
 
 
 def _name(schema: Any) -> str:
-    ref = schema.get("$ref") or schema.get("items", {}).get("$ref") or ""
-    return ref.rpartition("/")[2] or str(schema.get("type", ""))
+    """What a schema is, in a word or two."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2]
+    if either := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(map(_name, either))
+    kind = schema.get("type", "any value")
+    if kind == "array":
+        return f"array of {_name(schema.get('items', {}))}"
+    return kind if isinstance(kind, str) else " or ".join(kind)
 
 
 def _title(text: str) -> str:

@@ -4,7 +4,7 @@
     uvicorn embed_fastapi:app --port 8080
     curl --request POST http://127.0.0.1:8080/greetings/Ada
 
-One process, one node: `uvicorn --workers 4` would be four nodes, each needing a STATE_DIR of its own.
+One process, one node: `uvicorn --workers 4` would be four nodes, and each needs its own STATE_DIR.
 """
 
 import os

@@ -43,10 +43,13 @@ from uuid import uuid4
 import ayeaye
 from ayeaye.runtime.task_message import TaskComplete
 
-from fossa import BaseConfig, Fossa, FossaError, Outcome, TaskHandle, terminal
+from fossa import BaseConfig, Fossa, FossaError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from fossa import Outcome, TaskHandle
+    from fossa.terminal import TaskBars
 
 Row = Mapping[str, Any]
 
@@ -505,6 +508,8 @@ def main() -> None:
 
 async def run_on_a_node(data: Path, keep: bool) -> bool:
     """Run the models on a node inside this program; True if all are complete."""
+    from fossa import terminal  # here, because workers import this file and show nothing
+
     context = {"data_dir": str(data / "extracted"), "output_dir": str(data / "tables")}
     screen = terminal.console()
     async with Fossa(FossaConfig, STATE_DIR=data / "node") as node:
@@ -527,11 +532,11 @@ async def run_on_a_node(data: Path, keep: bool) -> bool:
     return outcome.complete
 
 
-async def watch(task: TaskHandle, name: str, bars: terminal.TaskBars) -> Outcome:
+async def watch(task: "TaskHandle", name: str, bars: "TaskBars") -> "Outcome":
     """Show a task's progress until it has ended."""
     while True:
         record = await task.record()
-        bars.show(name, record.status, record.progress)
+        bars.show(name, record.status, record.progress, record.outcome)
         if record.outcome is not None:
             return record.outcome
         with suppress(TimeoutError):
@@ -540,6 +545,8 @@ async def watch(task: TaskHandle, name: str, bars: terminal.TaskBars) -> Outcome
 
 def show_answer(screen: "Console", tables: Path) -> None:
     """Print what the models found, and where it lies."""
+    from fossa.terminal import table
+
     airlines = [
         [row["airline"], int(row["flights"]), float(row["arrival_mean"])]
         for row in read_table(tables / "delays_by_carrier.csv")
@@ -552,7 +559,7 @@ def show_answer(screen: "Console", tables: Path) -> None:
     late = ("flights", "mean minutes late")
     for title, what, rows in (("Airlines", "airline", airlines), ("Worst routes", "route", routes)):
         screen.print()
-        screen.print(terminal.table(title, (what, *late), rows))
+        screen.print(table(title, (what, *late), rows))
     screen.print(f"\nThe tables are in {tables}", soft_wrap=True)
 
 
@@ -562,7 +569,7 @@ def read_table(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-async def show_failure(screen: "Console", task: TaskHandle, outcome: Outcome) -> None:
+async def show_failure(screen: "Console", task: "TaskHandle", outcome: "Outcome") -> None:
     """Print why a task was not completed, and the last lines that it wrote."""
     screen.print(f"Task {task.id} is {outcome.status}: {outcome.message}", markup=False)
     for line in (await task.logs())[-10:]:

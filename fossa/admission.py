@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from fossa.config import Composition, Model
+from fossa.composition import Composition, Model
 from fossa.errors import BadArguments, NotAccepted
 from fossa.tasks import Request, Task, new_id
 

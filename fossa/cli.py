@@ -1,5 +1,7 @@
 """The command `fossa`: run a node, and talk to one."""
 
+# ruff: noqa: D301 - click wants the character \b itself: it keeps a paragraph's lines as they are.
+
 import importlib.util
 import json
 import os
@@ -68,20 +70,12 @@ def main() -> None:
 @main.command()
 @click.argument("target")
 @click.option("--debug", is_flag=True, help="Run models in this process: breakpoints work.")
-@click.option("--host", help="The address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), help="The port; 0: any that is free.")
-@click.option("--state-dir", type=click.Path(file_okay=False), help="The node's own directory.")
-@click.option("--name", help="The node's name.")
-@click.option("--slots", type=click.IntRange(1), help="Attempts that run at once.")
-def run(
-    target: str,
-    debug: bool,
-    host: str | None,
-    port: int | None,
-    state_dir: str | None,
-    name: str | None,
-    slots: int | None,
-) -> None:
+@click.option("--host", "HTTP_HOST", metavar="ADDRESS", help="The address to listen on.")
+@click.option("--port", "HTTP_PORT", type=int, metavar="N", help="The port; 0: any that is free.")
+@click.option("--state-dir", "STATE_DIR", metavar="DIRECTORY", help="The node's own directory.")
+@click.option("--name", "NODE_NAME", metavar="TEXT", help="The node's name.")
+@click.option("--slots", "SLOTS", type=int, metavar="N", help="Attempts that run at once.")
+def run(target: str, debug: bool, **given: Any) -> None:
     """Start a node and run it until Ctrl-C or SIGTERM.
 
     TARGET says where the config is: in a script or in a module. The name may be left out where
@@ -98,13 +92,6 @@ def run(
     """
     from fossa.standalone import run_fossa
 
-    given = {
-        "HTTP_HOST": host,
-        "HTTP_PORT": port,
-        "STATE_DIR": state_dir,
-        "NODE_NAME": name,
-        "SLOTS": slots,
-    }
     settings = {key: value for key, value in given.items() if value is not None}
     run_fossa(find_config(target), debug=debug, **settings)
 
@@ -269,7 +256,7 @@ def _request(model: str | None, request: TextIO | None, given: dict[str, Any]) -
     }
     document.update({name: value for name, value in said.items() if value is not None})
     if "model" not in document:
-        raise click.UsageError("name the model: fossa submit MODEL (fossa status lists them)")
+        raise Refused("name the model: fossa submit MODEL (fossa status lists them)")
     return document
 
 
@@ -282,16 +269,16 @@ def _read_request(request: TextIO) -> dict[str, Any]:
     try:
         document = json.load(request)
     except ValueError as error:
-        raise click.UsageError(f"--request is not JSON: {error}") from None
+        raise Refused(f"--request is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise click.UsageError('--request is no JSON object: it should be like {"model": "…"}')
+        raise Refused('--request is no JSON object: it should be like {"model": "…"}')
     return document
 
 
 def _pair(option: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise click.UsageError(f"{option} {text}: it should be {option} NAME=VALUE")
+        raise Refused(f"{option} {text}: it should be {option} NAME=VALUE")
     return name, value
 
 
@@ -300,7 +287,7 @@ def _json_pair(text: str) -> tuple[str, Any]:
     try:
         return name, json.loads(value)
     except ValueError:
-        raise click.UsageError(
+        raise Refused(
             f"--arg {name}: {value!r} is not JSON; text takes quotes: --arg {name}='\"{value}\"'"
         ) from None
 
@@ -326,7 +313,7 @@ def _wait(task: RemoteTask, model: str, as_json: bool) -> None:
 
 def _watch(task: RemoteTask, model: str, bars: Any) -> "Outcome":
     for outcome, status, progress in task.watch():
-        bars.show(model, status, progress)
+        bars.show(model, status, progress, outcome)
         if outcome is not None:
             return outcome
     raise AssertionError("a task is watched until it has ended")

@@ -311,8 +311,10 @@ class RemoteTask:
             The outcome (None before the end), the status and the progress.
         """
         end = float("inf") if timeout is None else time.monotonic() + timeout
+        wait = 0.0
         while True:
-            seen = self._get(max(0.0, min(every, WAIT, end - time.monotonic())))
+            seen = self._get(wait)
+            wait = max(0.0, min(every, WAIT, end - time.monotonic()))
             yield seen.value(), seen.status, seen.progress
             if seen.outcome is not None or time.monotonic() >= end:
                 return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from fossa.config import Composition
+    from fossa.composition import Composition
     from fossa.tasks import Attempt, Delivery, LogLine, Outcome, Record, Request, Task
 
 

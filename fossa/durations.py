@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from fossa.config import Model
+from fossa.composition import Model
 
 if TYPE_CHECKING:
     from fossa.live import LiveTask

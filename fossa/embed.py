@@ -10,7 +10,8 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from fossa.config import BaseConfig, Composition, compose
+from fossa.composition import Composition, compose
+from fossa.config import BaseConfig
 from fossa.errors import FossaError, NodeStopped
 from fossa.tasks import Delivery, LogLine, Outcome, Progress, Record, Request, Status
 from fossa.worker.loading import stop_if_importing

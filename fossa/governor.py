@@ -14,7 +14,7 @@ from typing import Any
 from attrs import evolve
 
 from fossa.admission import Admission
-from fossa.config import Composition
+from fossa.composition import Composition
 from fossa.contracts import Executor, LiveAttempt, Node, Reservation, SubtaskRequest
 from fossa.errors import (
     FossaError,

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sqlite3
 
-from fossa.config import Composition
+from fossa.composition import Composition
 from fossa.errors import FossaError
 from fossa.ledger import PRUNE_BATCH, Ledger
 

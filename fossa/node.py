@@ -84,12 +84,16 @@ class RunningNode(Governor):
         """Drain and close. Returns within the timeout (None: DRAIN_TIMEOUT) and a few seconds.
 
         No new tasks; queued ones stay in the ledger for the next boot; running ones may finish.
+        Called again while it drains, it can only make the first call's time shorter.
         """
+        seconds = self.composition.DRAIN_TIMEOUT if timeout is None else timeout
+        self._drain_until = min(self._drain_until, time.monotonic() + seconds)
+        self._idle.set()
         if self._state in ("stopping", "stopped"):
             return
         self._state = "stopping"
         self._slots.subtasks_only = True
-        await self._drain(self.composition.DRAIN_TIMEOUT if timeout is None else timeout)
+        await self._drain()
         for live in list(self._live.values()):
             await self._give_back(live)
         self._state = "stopped"
@@ -101,17 +105,16 @@ class RunningNode(Governor):
             await _stop_task(chore)
         self._hooks.observe("fossa_node_stopped", node=self)
 
-    async def _drain(self, timeout: float) -> None:
+    async def _drain(self) -> None:
         """Let what runs come to its end; what has not begun is left to others at once."""
         for live in list(self._live.values()):
             if live.task.depth == 0 and live.runner is None and live.row.outcome is None:
                 self._slots.queue.remove(live)
                 await self._give_back(live)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while self._live:
-                    self._idle.clear()
-                    await self._idle.wait()
+        while self._live and (left := self._drain_until - time.monotonic()) > 0:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), left)
 
     async def _give_back(self, live: LiveTask) -> None:
         """Leave a task to the next boot, or to whoever its source gives it to."""
@@ -166,7 +169,11 @@ class RunningNode(Governor):
         if live is not None:
             waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             live.waiters.append(waiter)
-            return await waiter
+            try:
+                return await waiter
+            finally:
+                if waiter.cancelled():
+                    live.waiters.remove(waiter)
         record = await self.record(task_id)
         if record.outcome is None:
             raise NodeStopped("the node stopped before the task ended; it is in its ledger")

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from fossa.config import Composition
+from fossa.composition import Composition
 
 
 class NodeLog:

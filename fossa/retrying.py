@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from fossa.tasks import POINTLESS_TO_RETRY
 
 if TYPE_CHECKING:
-    from fossa.config import Composition
+    from fossa.composition import Composition
     from fossa.live import LiveTask
     from fossa.tasks import Outcome
 

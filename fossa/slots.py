@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from typing import TYPE_CHECKING
 
-from fossa.config import Model
+from fossa.composition import Model
 from fossa.contracts import Reservation
 from fossa.durations import Durations
 

@@ -3,7 +3,6 @@
 Unlike an embedded node it owns the process: its signals, its log, its exit status.
 """
 
-import errno
 import os
 import signal
 import sys
@@ -54,22 +53,8 @@ def run_fossa(config: "type[BaseConfig]", *, debug: bool = False, **settings: An
     try:
         asyncio.run(_run(config, settings))
     except FossaError as error:
-        _refuse(str(error))
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        _refuse(f"{error.strerror or error}. {_OTHER_PORT}")
-
-
-_OTHER_PORT = (
-    "Stop what listens there, or choose another port: HTTP_PORT in the config, FOSSA_HTTP_PORT in "
-    "the environment, fossa run --port (0: any that is free)"
-)
-
-
-def _refuse(text: str) -> None:
-    print(f"fossa: {text}", file=sys.stderr)
-    raise SystemExit(EXIT_NOT_STARTED) from None
+        sys.stderr.write(f"fossa: {error}\n")
+        raise SystemExit(EXIT_NOT_STARTED) from None
 
 
 async def _run(config: "type[BaseConfig]", settings: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import IO
 
-import psutil
 
 from fossa.errors import LedgerError, StateDirInUse
 from fossa.worker.loading import WORKER_MARK
@@ -68,6 +67,8 @@ class StateDir:
         self._lock.seek(0)
         if not self._lock.read().strip():
             return
+        import psutil  # only after a node was killed: it is large
+
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(WORKER_MARK) == str(self._path):

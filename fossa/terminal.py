@@ -13,7 +13,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from fossa.tasks import Progress, Status
+from fossa.tasks import Outcome, Progress, Status
 
 #: Seconds between two plain lines about the same task.
 PLAIN_INTERVAL = 5.0
@@ -48,11 +48,12 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def subtasks_done(progress: Progress) -> str:
+def subtasks_done(progress: Progress, status: Status | str) -> str:
     """How many of its subtasks a task has behind it; empty where it makes none."""
     if not progress.subtasks and not progress.subtasks_total:
         return ""
-    total = progress.subtasks_total or f"{progress.subtasks}+"
+    more = "" if Status(status).final else "+"
+    total = progress.subtasks_total or f"{progress.subtasks}{more}"
     failed = f", {progress.subtasks_failed} failed" if progress.subtasks_failed else ""
     return f"{progress.subtasks_done}/{total} subtasks{failed}"
 
@@ -73,13 +74,12 @@ class TaskBars:
         self._bars: dict[str, TaskID] = {}
         self._told: dict[str, float] = {}
         self._ended: set[str] = set()
-        self._began: dict[str, float] = {}
         self._rich = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[status]}"),
             TextColumn("{task.fields[subtasks]}"),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[when]}"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -91,35 +91,35 @@ class TaskBars:
     def __exit__(self, *_: object) -> None:
         self._rich.stop()
 
-    def show(self, name: str, status: Status, progress: Progress) -> None:
-        """How the task of that name stands now."""
-        self._began.setdefault(name, time.monotonic())
-        if self._console.is_terminal:
-            self._show_bar(name, status, progress)
+    def show(
+        self, name: str, status: Status, progress: Progress, outcome: Outcome | None = None
+    ) -> None:
+        """How the task of that name stands now, and its outcome once it has ended."""
+        if outcome is not None and outcome.started is not None:
+            when = f"in {duration(outcome.finished - outcome.started)}"
         else:
-            self._tell(name, status, progress)
+            when = "" if progress.eta is None else f"{duration(progress.eta)} left"
+        if self._console.is_terminal:
+            self._show_bar(name, status, progress, when)
+        else:
+            self._tell(name, status, progress, when)
 
-    def _left(self, name: str, status: Status, progress: Progress) -> str:
-        if status.final:
-            return f"in {duration(time.monotonic() - self._began[name])}"
-        return "" if progress.eta is None else f"{duration(progress.eta)} left"
-
-    def _show_bar(self, name: str, status: Status, progress: Progress) -> None:
+    def _show_bar(self, name: str, status: Status, progress: Progress, when: str) -> None:
         fraction = 1.0 if status is Status.COMPLETE else progress.fraction
         if name not in self._bars:
             self._bars[name] = self._rich.add_task(
-                escape(name), total=None, status="", subtasks="", left=""
+                escape(name), total=None, status="", subtasks="", when=""
             )
         self._rich.update(
             self._bars[name],
             total=None if fraction is None and not status.final else 1.0,
             completed=fraction or 0.0,
             status=styled(status),
-            subtasks=subtasks_done(progress),
-            left=self._left(name, status, progress),
+            subtasks=subtasks_done(progress, status),
+            when=when,
         )
 
-    def _tell(self, name: str, status: Status, progress: Progress) -> None:
+    def _tell(self, name: str, status: Status, progress: Progress, when: str) -> None:
         now = time.monotonic()
         if name in self._ended or (
             not status.final and now - self._told.get(name, float("-inf")) < PLAIN_INTERVAL
@@ -128,7 +128,7 @@ class TaskBars:
         self._told[name] = now
         if status.final:
             self._ended.add(name)
-        facts = [subtasks_done(progress), self._left(name, status, progress)]
+        facts = [subtasks_done(progress, status), when]
         if progress.fraction is not None and not status.final:
             facts.insert(0, f"{progress.fraction:.0%}")
         told = ", ".join(fact for fact in facts if fact)
@@ -149,6 +149,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, float):
+        return f"{value:.2f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -156,7 +158,7 @@ def task_row(document: Mapping[str, Any]) -> list[str]:
     """One task of the API as the cells of a table: see `TASK_COLUMNS`."""
     progress = msgspec.convert(document["progress"], Progress)
     outcome = document["outcome"] or {}
-    said = outcome.get("message") or subtasks_done(progress) or progress.message
+    said = outcome.get("message") or subtasks_done(progress, document["status"]) or progress.message
     return [
         document["id"],
         escape(f"{document['model']}.{document['method']}"),
@@ -214,7 +216,9 @@ def task_facts(document: Mapping[str, Any]) -> Table:
             "accepted": local_time(document["accepted"]),
             "started": local_time(document["started"]),
             "finished": local_time(document["finished"]),
-            "subtasks": subtasks_done(msgspec.convert(document["progress"], Progress)),
+            "subtasks": subtasks_done(
+                msgspec.convert(document["progress"], Progress), document["status"]
+            ),
             "reason": outcome.get("reason"),
             "message": escape(outcome.get("message") or ""),
             "error": outcome.get("error"),

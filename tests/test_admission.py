@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support import TestConfig, outcome, running
 
 from fossa.admission import Admission
-from fossa.config import compose
+from fossa.composition import compose
 from fossa.errors import BadArguments, NodeStopped, NotAccepted, QueueFull, TaskRefused
 from fossa.tasks import Request
 

@@ -52,7 +52,9 @@ class Problem(Exception):
 def answer(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A document as JSON."""
     return web.Response(
-        body=_encode(document), status=status, headers={"Content-Type": _JSON, **(headers or {})}
+        body=_encode(document) + b"\n",
+        status=status,
+        headers={"Content-Type": _JSON, **(headers or {})},
     )
 
 

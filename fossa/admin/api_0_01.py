@@ -61,7 +61,7 @@ class FirstApi:
         self._config = node.composition
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        router.add_get(PATH, self.with_slash)
+        router.add_route("*", PATH, self.with_slash)
         for path, handler in (
             ("/", self.hello),
             ("/task/{id}", self.task),
@@ -73,6 +73,8 @@ class FirstApi:
         router.add_options(f"{PATH}/task", _options("OPTIONS, POST"))
 
     async def with_slash(self, request: web.Request) -> web.StreamResponse:
+        if request.method not in ("GET", "HEAD"):
+            raise web.HTTPNotFound
         query = f"?{request.query_string}" if request.query_string else ""
         return _moved(f"{self._root(request)}{PATH}/{query}")
 

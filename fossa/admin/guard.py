@@ -30,15 +30,15 @@ from aiohttp.typedefs import Handler
 
 from fossa.admin.answers import Problem
 from fossa.admin.bodies import read_body
-from fossa.config import is_loopback
+from fossa.settings import is_loopback
 
 if TYPE_CHECKING:
     from fossa.admin.pages import Pages
-    from fossa.config import Composition
+    from fossa.composition import Composition
 
 _SAFE = {"GET", "HEAD", "OPTIONS", "TRACE"}
 #: Resources that are open without the token. What is static is the same for everybody.
-_OPEN = {"live", "ready", "sign-in", "static"}
+_OPEN = {"live", "ready", "sign_in", "static"}
 _PAGES = {"home", "task"}
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::\d{1,5})?", re.IGNORECASE)
 #: Bytes of the sign-in form.
@@ -64,7 +64,7 @@ class Guard:
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         if self._token:
-            router.add_post("/sign-in", self.sign_in, name="sign-in")
+            router.add_post("/sign-in", self.sign_in, name="sign_in")
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -9,7 +9,7 @@ from fossa.contracts import Component
 from fossa.plugins import GROUPS
 
 if TYPE_CHECKING:
-    from fossa.config import Composition
+    from fossa.composition import Composition
 
 _KINDS = ("sources", "executors", "sinks", "plugins")
 

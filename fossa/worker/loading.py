@@ -72,7 +72,9 @@ def reference_to(thing: type | Callable[..., Any], name: str) -> Reference:
     module = sys.modules.get(thing.__module__)
     qualname = thing.__qualname__
     file = getattr(module, "__file__", None)
-    importable = "<" not in qualname and (thing.__module__ != "__main__" or file is not None)
+    # A console's namespace is no module at all, and a notebook's has no file to import.
+    known = module is not None and (thing.__module__ != "__main__" or file is not None)
+    importable = known and "<" not in qualname
     if importable:
         return Reference(
             name=name,

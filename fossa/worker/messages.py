@@ -92,8 +92,6 @@ class Ready(Message, frozen=True):
     """From the worker, once: models are imported. `problems` says what was not."""
 
     pid: int
-    ayeaye: str
-    python: str
     problems: list[str]
 
 

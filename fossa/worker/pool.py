@@ -22,11 +22,11 @@ from fossa.worker.channel import Channel, ChannelClosed
 #: Subtasks sent whose outcome has not come back, for each that may run at once.
 WINDOW_PER_LANE = 32
 #: The same, at the least.
-MIN_WINDOW = 128
+MIN_WINDOW = 512
 #: Outcomes come back that the model has not taken yet: more, and no further subtasks are made.
 MAX_UNTAKEN = 10_000
 #: Subtasks in one message, at the most.
-BATCH = 64
+BATCH = 256
 
 
 class ContextCannotTravel(ValueError):

@@ -12,12 +12,11 @@ from typing import Any, Protocol
 
 import ayeaye
 import msgspec
-from attrs import frozen
 from ayeaye.connect_resolve import connector_resolver
 from ayeaye.exception import SubTaskFailed
 
 from fossa.interrupts import Cancelled, Interrupt, SoftTimeout
-from fossa.tasks import Reason
+from fossa.reasons import Reason
 from fossa.worker import messages
 from fossa.worker.messages import Progressed, Run
 from fossa.worker.pool import ContextRule, FossaPool, drive
@@ -30,8 +29,7 @@ MAX_TEXT = 2000
 MAX_TRACEBACK = 100
 
 
-@frozen
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """How an attempt ended: the part of `messages.Done` that the model decides."""
 
     complete: bool

@@ -73,8 +73,8 @@ class Row:
 
 
 class Bench:
-    def __init__(self, rounds, scale):
-        self.rounds, self.scale = rounds, scale
+    def __init__(self, rounds, scale, clean_python):
+        self.rounds, self.scale, self.clean_python = rounds, scale, clean_python
         self.rows = []
 
     def row(self, *args, **kwargs):
@@ -158,32 +158,22 @@ class Bench:
     async def w5(self):
         """Memory of an idle node with its workers, before and after many tasks."""
         idle = self.row("W5 idle node with 2 workers", "MB PSS", 70.0, more_is_better=False)
-        after = self.row("W5 after many tasks / before", "ratio", 1.2, more_is_better=False)
-        count = int(100_000 * self.scale)
-        code = f"""
-import asyncio, sys, tempfile
-sys.path[:0] = {[str(Path(__file__).parent)]!r}
-from run import Bench, Config, pss
-from fossa import Fossa
-async def main():
-    with tempfile.TemporaryDirectory() as directory:
-        async with Fossa(Config, STATE_DIR=directory, SOURCES=("http",), HTTP_PORT=0) as node:
-            await asyncio.gather(*(Bench._one(node, "noop", i) for i in range(20)))
-            await asyncio.sleep(1)
-            print(pss(), flush=True)
-            for _ in range({count} // 1000):
-                await asyncio.gather(*(Bench._one(node, "noop", i) for i in range(1000)))
-            await asyncio.sleep(1)
-            print(pss(), flush=True)
-asyncio.run(main())
-"""
+        after = self.row("W5 after many tasks / before", "MB PSS", 1.2, more_is_better=False)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+            self.clean_python,
+            str(Path(__file__).with_name("idle.py")),
+            str(int(100_000 * self.scale)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
-        out, _ = await process.communicate()
-        before, then = (float(line) for line in out.split())
-        idle.add(before)
-        after.add(then, before)
+        weighed = []
+        for _ in range(2):
+            assert await process.stdout.readline()
+            weighed.append(pss(process.pid))
+            process.stdin.write(b"go on\n")
+        await process.communicate()
+        idle.add(weighed[0])
+        after.add(weighed[1], weighed[0])
 
     async def w6(self):
         """Durable submissions over HTTP; a page of tasks with a short and a long history."""
@@ -325,9 +315,9 @@ async def _fill(directory, count):
     await ledger.close()
 
 
-def pss():
-    """Proportional set size of this process and its children, in MB."""
-    me = psutil.Process()
+def pss(pid):
+    """Proportional set size of a process and its children, in MB."""
+    me = psutil.Process(pid)
     processes = [me, *me.children(recursive=True)]
     return sum(p.memory_full_info().pss for p in processes) / 1e6
 
@@ -373,8 +363,14 @@ def main():
     parser.add_argument("--short", action="store_true", help="one round of a twentieth of the work")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a promise is missed")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--clean-python",
+        default=sys.executable,
+        help="an interpreter with Fossa and nothing else installed, to weigh a node with",
+    )
     arguments = parser.parse_args()
-    bench = Bench(1 if arguments.short else arguments.rounds, 0.05 if arguments.short else 1.0)
+    rounds, scale = (1, 0.05) if arguments.short else (arguments.rounds, 1.0)
+    bench = Bench(rounds, scale, arguments.clean_python)
     for name in arguments.workloads or ["W1", "W2", "W3", "W5", "W6"]:
         asyncio.run(getattr(bench, name.lower())())
     if arguments.json:

@@ -1,0 +1,420 @@
+"""What README.md and docs/ say is so: their snippets run, their lists are complete.
+
+A page is a session in a directory of its own, and its blocks are what a reader would do with them:
+
+- `python` is run; where its first line is a comment with a file's name, it is saved instead.
+- `shell` is run. A command that answers on the node's port and does not end is left running until
+  the page says Ctrl-C, or ends.
+- `text` is what the block before it wrote, `json` the document that it wrote; "…" is anything.
+- `ini` is a systemd unit whose command line must be one that `fossa` understands.
+- `none` is a drawing.
+
+`<!-- not run: why -->` above a block leaves it out. There are few of these, and a test counts them.
+"""
+
+import configparser
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from attrs import define, field, frozen
+
+import fossa
+from fossa import BaseConfig
+from fossa.cli import main
+from fossa.hookspecs import hookspec
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    *(p for p in sorted(DOCS.rglob("*.md")) if not {"_build", "generated"} & set(p.parts)),
+]
+#: Blocks that may be left out, in all pages together.
+MAX_NOT_RUN = 2
+#: Seconds that a block may take to end, or to serve.
+DEADLINE = 60.0
+
+_FENCE = re.compile(
+    r"^(?P<ticks>```+|:::+)(?P<info>[^\n]*)\n(?P<text>.*?)^(?P=ticks)\s*$", re.MULTILINE | re.DOTALL
+)
+_NOT_RUN = re.compile(r"<!-- not run: (?P<why>[^>]+) -->\s*$")
+_FILE = re.compile(r"# (?P<name>[\w/]+\.py)\n")
+_LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+#: Each config that a snippet defines is composed, unless the snippet was meant to be run by hand.
+_COMPOSE = """
+from fossa import BaseConfig as _Base
+from fossa.composition import compose as _compose
+for _thing in list(vars().values()):
+    if isinstance(_thing, type) and issubclass(_thing, _Base) and "Wrong" not in _thing.__name__:
+        _compose(_thing)
+"""
+_KEEP_VARIABLES = """
+if [ -f .variables ]; then . ./.variables; fi
+trap 'declare -p task > .variables' EXIT
+"""
+
+
+@frozen
+class Block:
+    """One fenced block of a page."""
+
+    language: str
+    text: str
+    line: int
+    #: What stands between it and the block before.
+    prose: str
+    #: Why it is not run; empty where it is.
+    not_run: str
+
+
+def blocks(page):
+    """The fenced blocks of a page, but for directives (which are checked by Sphinx)."""
+    source, before = page.read_text(), 0
+    for found in _FENCE.finditer(source):
+        prose, before = source[before : found.start()], found.end()
+        if not found["info"].startswith("{"):
+            marker = _NOT_RUN.search(prose)
+            line = source.count("\n", 0, found.start()) + 1
+            why = marker["why"] if marker else ""
+            yield Block(found["info"].strip(), found["text"], line, prose, why)
+
+
+@define
+class Session:
+    """A reader with a directory and a terminal or two."""
+
+    directory: Path
+    port: int
+    #: What the last block that ran wrote.
+    output: Path | None = None
+    server: subprocess.Popen | None = None
+    _number: int = field(default=0, init=False)
+
+    def follow(self, block):
+        if "Ctrl-C" in block.prose:
+            self.stop(signal.SIGINT)
+        if not block.not_run:
+            getattr(self, f"_{block.language}")(re.sub(r"\b2345\b", str(self.port), block.text))
+
+    def _python(self, text):
+        if named := _FILE.match(text):
+            (self.directory / named["name"]).write_text(text)
+            return
+        self._number += 1
+        file = self.directory / f"snippet_{self._number}.py"
+        file.write_text(text + _COMPOSE)
+        self._run([sys.executable, file.name])
+
+    def _shell(self, text):
+        lines = text.strip().splitlines()
+        if all(line.startswith("make ") for line in lines):
+            for line in lines:
+                make("--dry-run", *shlex.split(line)[1:])
+            return
+        # As in a terminal, variables are there for the next command.
+        if re.search(r"\btask=|\$task\b", text):
+            text = f"{_KEEP_VARIABLES}{text}"
+        self._run(["bash", "-euo", "pipefail", "-c", text])
+
+    def _text(self, expected):
+        pattern = ".*?".join(map(re.escape, expected.strip().split("…")))
+        deadline = time.monotonic() + 5 if self.server else 0.0
+        while not (found := re.search(pattern, self._written(), re.DOTALL)):
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(0.05)
+        assert found, f"expected\n{expected}\nit wrote\n{self._written()}"
+
+    def _json(self, expected):
+        agrees(json.loads(expected), json.loads(self._written()))
+
+    def _ini(self, text):
+        unit = configparser.ConfigParser(interpolation=None)
+        unit.optionxform = str
+        unit.read_string(text)
+        command = shlex.split(unit["Service"]["ExecStart"])
+        assert Path(command[0]).name == "fossa"
+        name, *arguments = command[1:]
+        main.commands[name].make_context(name, arguments)
+
+    def _none(self, text):
+        assert text.strip()
+
+    def _written(self):
+        assert self.output is not None, "nothing has run before"
+        return self.output.read_text()
+
+    def _run(self, command):
+        """Run a command until it ends, or serves."""
+        self._number += 1
+        self.output = self.directory / f".stdout-{self._number}"
+        errors = self.directory / f".stderr-{self._number}"
+        with self.output.open("w") as out, errors.open("w") as err:
+            process = subprocess.Popen(
+                command,
+                cwd=self.directory,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+        if not self._ended(process):
+            self.server = process
+            return
+        said = f"{self.output.read_text()}\n{errors.read_text()}"
+        assert process.returncode == 0, f"{command}\nended with {process.returncode}:\n{said}"
+
+    def _ended(self, process):
+        """Wait; whether the process ended rather than began to serve."""
+        deadline = time.monotonic() + DEADLINE
+        while process.poll() is None:
+            if self.server is None and answers(self.port):
+                return False
+            if time.monotonic() > deadline:
+                end(process, signal.SIGKILL)
+                raise AssertionError(f"{process.args} neither ended nor served in {DEADLINE:g} s")
+            time.sleep(0.02)
+        return True
+
+    def _environment(self):
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("FOSSA_", "PYTEST_"))}
+        return {
+            **kept,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
+            "XDG_STATE_HOME": str(self.directory / ".state"),
+            "FOSSA_HTTP_PORT": str(self.port),
+            "FOSSA_URL": f"http://127.0.0.1:{self.port}",
+            "FOSSA_TOKEN": self._token(),
+            "COLUMNS": "200",
+        }
+
+    def _token(self):
+        """What a page has exported in an earlier block."""
+        file = self.directory / "token"
+        return file.read_text().strip() if file.exists() else ""
+
+    def stop(self, signal_number):
+        if self.server is not None:
+            server, self.server = self.server, None
+            end(server, signal_number)
+            assert not answers(self.port)
+
+
+def answers(port):
+    with socket.socket() as connection:
+        connection.settimeout(1)
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def end(process, signal_number):
+    os.killpg(process.pid, signal_number)
+    try:
+        process.wait(DEADLINE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(5)
+        raise AssertionError(f"{process.args} did not stop") from None
+
+
+def agrees(expected, found, at="$"):
+    """Whether a document has what is expected of it; "…" in a text stands for anything."""
+    if isinstance(expected, dict):
+        assert isinstance(found, dict), at
+        for key, value in expected.items():
+            assert key in found, f"{at} has no {key}"
+            agrees(value, found[key], f"{at}.{key}")
+    elif isinstance(expected, str) and "…" in expected:
+        pattern = ".*".join(map(re.escape, expected.split("…")))
+        assert re.fullmatch(pattern, str(found)), f"{at} is {found!r}"
+    else:
+        assert expected == found, at
+
+
+def make(*arguments):
+    return output_of(["make", *arguments])
+
+
+def output_of(command):
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+# snippets
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(blocks(p))], ids=name_of)
+def test_every_snippet_does_what_the_page_says(page, tmp_path):
+    session = Session(tmp_path, free_port())
+    try:
+        for block in blocks(page):
+            try:
+                session.follow(block)
+            except Exception as error:
+                raise AssertionError(f"{name_of(page)}, line {block.line}: {error}") from error
+        last = page.read_text().rpartition("```")[2]
+        session.stop(signal.SIGINT if "Ctrl-C" in last else signal.SIGTERM)
+    finally:
+        if session.server is not None:
+            end(session.server, signal.SIGKILL)
+
+
+def test_few_snippets_are_not_run_and_each_for_a_reason():
+    reasons = [block.not_run for page in PAGES for block in blocks(page) if block.not_run]
+    assert len(reasons) <= MAX_NOT_RUN, reasons
+    assert all(len(reason) > 20 for reason in reasons)
+
+
+def test_every_file_that_a_page_saves_is_used_by_it():
+    for page in PAGES:
+        found = list(blocks(page))
+        for at, block in enumerate(found):
+            if block.language == "python" and (named := _FILE.match(block.text)):
+                stem = Path(named["name"]).stem
+                assert any(re.search(rf"\b{stem}\b", b.text) for b in found[at + 1 :]), stem
+
+
+# README.md
+
+
+def test_the_readme_links_to_files_that_are_there():
+    targets = [found["target"] for found in _LINK.finditer((ROOT / "README.md").read_text())]
+    local = [t for t in targets if "://" not in t]
+    assert local
+    assert [t for t in local if not (ROOT / t).exists()] == []
+
+
+def test_each_guarantee_names_tests_that_exist():
+    rows = re.findall(r"^\| .* \[(tests/test_\w+\.py)\]", (ROOT / "README.md").read_text(), re.M)
+    assert len(rows) > 5
+    for name in rows:
+        assert "def test_" in (ROOT / name).read_text(), name
+
+
+def test_the_readme_tells_the_default_port():
+    assert f":{BaseConfig.HTTP_PORT}/" in (ROOT / "README.md").read_text()
+
+
+def test_every_verb_of_the_makefile_is_told_by_make_help():
+    makefile = (ROOT / "Makefile").read_text()
+    verbs = set(re.findall(r"^\.PHONY: (\w+)$", makefile, re.M))
+    assert set(re.findall(r"^  make (\w+) +\S", make(), re.M)) == verbs
+    assert {"setup", "demo", "test", "lint", "docs", "bench", "clean"} <= verbs
+
+
+# the reference
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The documentation, built with warnings as errors."""
+    out = tmp_path_factory.mktemp("docs")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    output_of([*command, "-d", str(out / "doctrees"), str(DOCS), str(out / "html")])
+    return out / "html"
+
+
+def test_every_setting_is_in_the_reference(built):
+    page = (built / "reference/settings.html").read_text()
+    for name in BaseConfig.__annotations__:
+        assert f'id="setting-{name.lower().replace("_", "-")}"' in page, name
+    assert "FOSSA_HTTP_PORT" in page
+    assert "FOSSA_LIMITS" not in page
+
+
+def test_every_setting_has_a_meaning_and_every_number_a_unit(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import generate
+
+    settings = {s.name: s for s in generate.settings()}
+    assert set(settings) == set(BaseConfig.__annotations__)
+    assert [s.name for s in settings.values() if not s.meaning or not s.group] == []
+    numbers = [s for s in settings.values() if re.search(r"\b(int|float)\b", s.type)]
+    no_unit = {"SLOTS", "RUNTIME", "HTTP_PORT"}
+    assert {s.name for s in numbers if not s.unit} - no_unit == set()
+    assert settings["TIMEOUT"].unit == "seconds"
+    assert settings["TIMEOUT"].variable == "FOSSA_TIMEOUT"
+
+
+def test_every_hook_is_in_the_reference(built):
+    page = (built / "reference/hooks.html").read_text()
+    from fossa import hookspecs
+
+    mark = f"{hookspec.project_name}_spec"
+    hooks = [name for name, thing in vars(hookspecs).items() if hasattr(thing, mark)]
+    assert len(hooks) > 5
+    for name in hooks:
+        assert f'id="fossa.hookspecs.{name}"' in page, name
+
+
+def test_every_command_is_in_the_reference(built):
+    page = (built / "reference/cli.html").read_text()
+    for name, command in main.commands.items():
+        assert f">fossa {name}<" in page, name
+        for option in command.params:
+            assert max(option.opts, key=len).upper() in page.upper(), (name, option.opts)
+
+
+def test_every_public_name_is_in_the_reference(built):
+    page = (built / "reference/api.html").read_text()
+    for name in fossa.__all__:
+        assert f"fossa.{name}" in page or f'id="fossa.{name}"' in page, name
+
+
+def test_every_http_operation_is_in_the_reference(built):
+    from fossa.admin.openapi import openapi_document
+
+    page = (built / "reference/http.html").read_text()
+    for path, operations in openapi_document("/api/1")["paths"].items():
+        for verb in {"get", "post", "put", "patch", "delete"} & set(operations):
+            assert f"{verb.upper()} /api/1{path}" in page, (verb, path)
+
+
+def test_every_page_of_the_reference_is_reached_from_the_index(built):
+    menu = (built / "index.html").read_text()
+    for page in PAGES[1:]:
+        relative = page.relative_to(DOCS).with_suffix(".html")
+        assert relative.name == "index.html" or f'href="{relative}"' in menu, relative
+
+
+# decisions
+
+
+def test_every_dependency_has_its_reason():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        wanted += extra
+    told = (DOCS / "decisions/0003-dependencies.md").read_text()
+    names = {re.match(r"[\w-]+", one)[0] for one in wanted}
+    missing = {n for n in names if not re.search(rf"\b{n}\b", told) and not n.startswith("types-")}
+    assert missing == set()
+
+
+def test_the_changelog_has_the_version_that_is_being_made():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    version = project["project"]["version"].partition(".dev")[0]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
