@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -164,25 +165,53 @@ def hooks_page() -> str:
 
 def names_page() -> str:
     """The public names of `fossa`, by the groups of its `__all__`."""
-    source = inspect.getsource(fossa).partition("__all__ = [")[2].partition("]")[0]
+    return _names(fossa)
+
+
+def testing_page() -> str:
+    """The fixtures of the pytest plugin, and the public names of `fossa.testing`."""
+    from fossa.testing import pytest_plugin
+
+    lines = ["## Fixtures", ""]
+    for name, thing in vars(pytest_plugin).items():
+        if type(thing).__name__ == "FixtureFunctionDefinition":
+            lines += [f"`{name}`", *_definition(thing.__doc__ or ""), ""]
+    return "\n".join([*lines, _names(importlib.import_module("fossa.testing"))])
+
+
+def _definition(text: str) -> list[str]:
+    """A docstring as the definition of a term."""
+    first, *others = inspect.cleandoc(text).splitlines()
+    return [f": {first}", *(f"  {line}".rstrip() for line in others)]
+
+
+def _names(module: ModuleType) -> str:
+    source = inspect.getsource(module).partition("__all__ = [")[2].partition("]")[0]
     lines: list[str] = []
     for line in map(str.strip, source.splitlines()):
         if line.startswith("# "):
             lines += ["", f"## {_title(line[2:])}", ""]
         elif found := re.match(r'"(\w+)",', line):
-            lines += _documented(found[1])
+            lines += _documented(module, found[1])
     return "\n".join(lines)
 
 
-def _documented(name: str) -> list[str]:
-    thing = getattr(fossa, name)
+def _documented(module: ModuleType, name: str) -> list[str]:
+    thing = getattr(module, name)
     if name == "BaseConfig":
         return _defined(name, "The base class of configs: see [the settings](settings.md).")
     if name == "hookimpl":
         return _defined(name, "Marks the implementation of a hook: see [the hooks](hooks.md).")
     if inspect.isfunction(thing):
-        return _directive(f"autofunction:: fossa.{name}")
-    return _directive(f"autoclass:: fossa.{name}", ":members:", ":undoc-members:")
+        return _directive(f"autofunction:: {module.__name__}.{name}")
+    members = [":members:"]
+    if name.endswith("Contract"):
+        members = [":members:", ":exclude-members: " + ", ".join(_tests(thing))]
+    return _directive(f"autoclass:: {module.__name__}.{name}", *members, ":undoc-members:")
+
+
+def _tests(suite: type) -> list[str]:
+    return [name for name in dir(suite) if name.startswith("test_")]
 
 
 def _defined(name: str, text: str) -> list[str]:
@@ -305,6 +334,7 @@ PAGES = {
     "reasons.md": reasons_page,
     "hooks.md": hooks_page,
     "names.md": names_page,
+    "testing.md": testing_page,
     "cli.md": cli_page,
     "http.md": http_page,
 }

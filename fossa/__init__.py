@@ -15,8 +15,17 @@ if TYPE_CHECKING:
     from fossa.hookspecs import hookimpl
     from fossa.interrupts import Cancelled, Interrupt, SoftTimeout
     from fossa.standalone import run_fossa
-    from fossa.tasks import Attempt, Delivery, LogLine, Outcome, Progress, Reason, Request, Status
-    from fossa.tasks import Task
+    from fossa.tasks import (
+        Attempt,
+        Delivery,
+        LogLine,
+        Outcome,
+        Progress,
+        Reason,
+        Request,
+        Status,
+        Task,
+    )
 
 __all__ = [
     # configure

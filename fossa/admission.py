@@ -102,11 +102,13 @@ class Admission:
 
     def _timeout(self, model: Model) -> float | None:
         own = model.limits.timeout
-        return own if own is not None else self._composition.TIMEOUT  # type: ignore[no-any-return]
+        default: float | None = self._composition.TIMEOUT
+        return default if own is None else own
 
     def _retries(self, model: Model) -> int:
         own = model.limits.retries
-        return own if own is not None else self._composition.RETRIES  # type: ignore[no-any-return]
+        default: int = self._composition.RETRIES
+        return default if own is None else own
 
     def _arguments(self, request: Request) -> bytes:
         given = {n: v for n in ARGUMENTS if (v := getattr(request, n)) is not None and v != {}}

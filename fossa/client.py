@@ -59,7 +59,10 @@ class _Task(msgspec.Struct):
     outcome: _Outcome | None = None
 
     def value(self) -> Outcome | None:
-        """The outcome as everybody else in Fossa has it."""
+        """The outcome as everybody else in Fossa has it, but for times.
+
+        They are to the microsecond, and it began when the task's first attempt did.
+        """
         found = self.outcome
         if found is None:
             return None
@@ -373,24 +376,30 @@ class _Response(HTTPResponse):
 
     def __init__(self, deadline: float, sock: socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp.close()
-        self.fp = BufferedReader(_Reader(sock, deadline))
+        self.fp = BufferedReader(_Reader(sock, self.fp, deadline))
 
 
 class _Reader(RawIOBase):
-    def __init__(self, sock: socket, deadline: float) -> None:
+    """Reads a socket through its own file, which keeps it open though the connection lets go."""
+
+    def __init__(self, sock: socket, file: BufferedReader, deadline: float) -> None:
         self._sock = sock
+        self._file = file
         self._deadline = deadline
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int | None:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
         self._sock.settimeout(left)
-        return self._sock.recv_into(buffer)
+        return self._file.raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _checked(url: str) -> SplitResult:

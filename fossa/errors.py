@@ -1,4 +1,4 @@
-"""What can go wrong with the machinery. A model's own failure is an `Outcome`, never one of these."""
+"""What can go wrong with the machinery. A model's own failure is an `Outcome`, none of these."""
 
 from collections.abc import Sequence
 from inspect import getdoc

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import evolve
 
-from fossa.admission import Admission
+from fossa.admission import ARGUMENTS, Admission
 from fossa.composition import Composition
 from fossa.contracts import Executor, LiveAttempt, Node, Reservation, SubtaskRequest
 from fossa.errors import (
@@ -25,12 +25,14 @@ from fossa.errors import (
     TaskRefused,
     TooLate,
 )
+from fossa.ledger import Ledger
 from fossa.live import LiveTask
 from fossa.node_log import NodeLog
 from fossa.plugins import Hooks
 from fossa.retrying import retry_delay
 from fossa.settling import Sinks
 from fossa.slots import Slot, SlotReservation, Slots
+from fossa.state_dir import StateDir
 from fossa.tasks import (
     Attempt,
     Delivery,
@@ -67,6 +69,8 @@ class Governor(Node):
         )
         self._isolation: str = composition.ISOLATION
         self._live: dict[str, LiveTask] = {}
+        self._state_dir = StateDir(composition.state_dir)
+        self._ledger = Ledger(self._state_dir.ledger_path)
         #: Admitted tasks on their way into the ledger.
         self._arriving: set[LiveTask] = set()
         #: Idempotency keys whose first submission is being looked at.
@@ -95,9 +99,7 @@ class Governor(Node):
             return await self._admit(task, delivery, reservation), True
         return await self._admit_once(task.idempotency_key, task, delivery, reservation)
 
-    async def _admit(
-        self, task: Task, delivery: Delivery, reservation: Reservation | None
-    ) -> Task:
+    async def _admit(self, task: Task, delivery: Delivery, reservation: Reservation | None) -> Task:
         if reservation is not None:
             reservation.release()
         else:
@@ -243,9 +245,7 @@ class Governor(Node):
     async def _prepare_again(self, live: LiveTask) -> None:
         """For an attempt that is not the first: where its log goes on, what it need not repeat."""
         task = live.task
-        live.log_position = max(
-            live.log_position, await self._ledger.last_log_position(task.id)
-        )
+        live.log_position = max(live.log_position, await self._ledger.last_log_position(task.id))
         if self.composition.models[task.model].partitioned:
             before = [i for i in (task.id, task.retry_of) if i]
             live.finished_keys = await self._ledger.complete_subtasks(before)
@@ -368,6 +368,28 @@ class Governor(Node):
         except Exception:
             self.logger.exception("task %s: its delivery could not be settled", live.task.id)
 
+    async def _give_back(self, live: LiveTask) -> None:
+        """Leave a task to the next boot, or to whoever its source gives it to."""
+        live.given_back = True
+        if live.timer is not None:
+            live.timer.cancel()
+        if live.runner is not None:
+            live.interrupt()
+        else:
+            self._live.pop(live.task.id, None)
+        live.row.status = Status.QUEUED
+        self._ledger.update(live.task.id, live.row)
+        for waiter in live.waiters:
+            if not waiter.done():
+                text = "the node stopped before the task ended; the task is in its ledger"
+                waiter.set_exception(NodeStopped(text))
+        if live.delivery is not None and live.delivery.give_back is not None:
+            try:
+                async with asyncio.timeout(SETTLE_DEADLINE):
+                    await live.delivery.give_back()
+            except Exception:
+                self.logger.exception("task %s could not be given back", live.task.id)
+
     def _outcome_now(self, live: LiveTask, reason: Reason, text: str) -> Outcome:
         status = Status.CANCELLED if reason is Reason.CANCELLED else Status.FAILED
         return Outcome(
@@ -411,15 +433,14 @@ class Governor(Node):
         return task
 
     def request_for(self, task: Task) -> Request:
-        from fossa.admission import ARGUMENTS
-
+        arguments: dict[str, Any] = {name: task.arguments_of(name) for name in ARGUMENTS}
         return Request(
             model=task.model,
             method=task.method,
             timeout=task.timeout,
             retries=task.retries,
             priority=task.priority,
-            **{name: task.arguments_of(name) for name in ARGUMENTS},
+            **arguments,
         )
 
     # small things

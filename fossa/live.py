@@ -4,13 +4,16 @@ import asyncio
 import heapq
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 
 from fossa.contracts import Deliver
 from fossa.ledger import StateRow
-from fossa.slots import Slot
 from fossa.tasks import Attempt, Delivery, Outcome, Progress, Record, Status, Task
+
+if TYPE_CHECKING:
+    from fossa.slots import Slot
 
 
 class Lane:

@@ -10,11 +10,9 @@ from importlib.metadata import version
 from typing import Any
 
 from fossa.errors import NodeStopped, UnknownTask
-from fossa.governor import SETTLE_DEADLINE, Governor
+from fossa.governor import Governor
 from fossa.housekeeping import housekeep
-from fossa.ledger import Ledger
 from fossa.live import LiveTask
-from fossa.state_dir import StateDir
 from fossa.supervision import supervise
 from fossa.tasks import LogLine, Outcome, Reason, Record, Status
 
@@ -42,10 +40,8 @@ class RunningNode(Governor):
     async def _open(self) -> None:
         stack = self._stack
         stack.callback(self._log.close)
-        state_dir = StateDir(self.composition.state_dir)
-        stack.callback(state_dir.release)
-        state_dir.claim()
-        self._ledger = Ledger(state_dir.ledger_path)
+        stack.callback(self._state_dir.release)
+        self._state_dir.claim()
         await self._ledger.open()
         stack.push_async_callback(self._ledger.close)
         for component in (*self.composition.sinks, *self.composition.executors):
@@ -116,28 +112,6 @@ class RunningNode(Governor):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), left)
 
-    async def _give_back(self, live: LiveTask) -> None:
-        """Leave a task to the next boot, or to whoever its source gives it to."""
-        live.given_back = True
-        if live.timer is not None:
-            live.timer.cancel()
-        if live.runner is not None:
-            live.interrupt()
-        else:
-            self._live.pop(live.task.id, None)
-        live.row.status = Status.QUEUED
-        self._ledger.update(live.task.id, live.row)
-        for waiter in live.waiters:
-            if not waiter.done():
-                text = "the node stopped before the task ended; the task is in its ledger"
-                waiter.set_exception(NodeStopped(text))
-        if live.delivery is not None and live.delivery.give_back is not None:
-            try:
-                async with asyncio.timeout(SETTLE_DEADLINE):
-                    await live.delivery.give_back()
-            except Exception:
-                self.logger.exception("task %s could not be given back", live.task.id)
-
     # answers
 
     async def record(self, task_id: str) -> Record:
@@ -154,9 +128,7 @@ class RunningNode(Governor):
     async def page(self, **query: Any) -> list[Record]:
         records = await self._ledger.page(**query)
         lives = self._live
-        return [
-            lives[r.task.id].refresh(r) if r.task.id in lives else r for r in records
-        ]
+        return [lives[r.task.id].refresh(r) if r.task.id in lives else r for r in records]
 
     async def logs(
         self, task_id: str, after: int = 0, limit: int = 1000

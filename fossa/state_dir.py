@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import IO
 
-
 from fossa.errors import LedgerError, StateDirInUse
 from fossa.worker.loading import WORKER_MARK
 

@@ -12,8 +12,8 @@ from uuid_utils import uuid7
 from fossa.reasons import POINTLESS_TO_RETRY, Reason
 
 __all__ = [
-    "POINTLESS_TO_RETRY", "Attempt", "Delivery", "LogLine", "Outcome", "Progress", "Reason", "Record",
-    "Request", "Status", "Task", "new_id",
+    "POINTLESS_TO_RETRY", "Attempt", "Delivery", "LogLine", "Outcome", "Progress", "Reason",
+    "Record", "Request", "Status", "Task", "new_id",
 ]  # fmt: skip
 
 JsonObject = Mapping[str, Any]
@@ -224,5 +224,6 @@ class Delivery:
     source: str
     #: Awaited (None: nothing to do) once the outcome is recorded and the required sinks took it.
     ack: Callable[[Outcome], Awaitable[None]] | None = None
-    #: Awaited (None: nothing to do) where the node stops before the task has ended: somebody else should take it.
+    #: Awaited (None: nothing to do) where the node stops before the task has ended: somebody else
+    #: should take it.
     give_back: Callable[[], Awaitable[None]] | None = None

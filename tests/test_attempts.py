@@ -25,7 +25,14 @@ async def test_what_a_model_returns():
 
 async def test_return_values_that_are_not_json():
     async with running(MAX_RESULT_BYTES=1000) as node:
-        assert (await outcome(node, "Returns", "numbers")).result == [None, None, 1, True, None, "é"]
+        assert (await outcome(node, "Returns", "numbers")).result == [
+            None,
+            None,
+            1,
+            True,
+            None,
+            "é",
+        ]
         ended = await outcome(node, "Returns", "an_object")
         assert ended.complete
         assert not ended.result_is_json

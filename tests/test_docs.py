@@ -384,6 +384,16 @@ def test_every_public_name_is_in_the_reference(built):
         assert f"fossa.{name}" in page or f'id="fossa.{name}"' in page, name
 
 
+def test_every_name_of_the_test_kit_is_in_the_reference(built):
+    from fossa import testing
+
+    page = (built / "reference/testing.html").read_text()
+    for name in testing.__all__:
+        assert f'id="fossa.testing.{name}"' in page, name
+    for fixture in ("fossa_node", "no_leaks"):
+        assert fixture in page
+
+
 def test_every_http_operation_is_in_the_reference(built):
     from fossa.admin.openapi import openapi_document
 

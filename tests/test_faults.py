@@ -27,7 +27,6 @@ async def test_r2_a_killed_process_does_not_stay_running_and_its_slot_is_free():
         assert node.governor.status()["slots_free"] == 1
 
 
-
 async def test_r3_a_callback_that_raises_kills_nothing():
     async def ack(_outcome):
         raise RuntimeError("in a callback")
@@ -111,7 +110,9 @@ async def test_r9_two_contexts_at_once_do_not_collide():
 
 
 async def test_r10_secrets_come_from_the_node_and_travel_nowhere(tmp_path):
-    async with running(SECRETS={"password": "hunter2hunter2"}, LEDGER="sqlite", STATE_DIR=tmp_path) as node:
+    async with running(
+        SECRETS={"password": "hunter2hunter2"}, LEDGER="sqlite", STATE_DIR=tmp_path
+    ) as node:
         handle = await node.submit("Contexts", resolver_context={"place": "{password}"})
         ended = await handle.outcome(30)
         assert ended.complete, ended

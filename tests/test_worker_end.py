@@ -61,7 +61,9 @@ async def test_garbage_on_stdout_is_only_output():
 
 async def test_a_crash_is_attempted_again_up_to_the_budget(tmp_path):
     async with running(CRASH_ATTEMPTS=3) as node:
-        handle = await node.submit("Dies", "die_once", method_kwargs={"journal": str(tmp_path / "j")})
+        handle = await node.submit(
+            "Dies", "die_once", method_kwargs={"journal": str(tmp_path / "j")}
+        )
         assert (await handle.outcome(30)).result == "survived"
         assert (await handle.record()).attempts == 2
         assert any("SIGKILL" in text for text in texts(await handle.logs()))

@@ -26,13 +26,14 @@ def task_view(record: Record) -> dict[str, Any]:
         "reason": outcome.reason.replace("_", " ") if outcome and not outcome.complete else "",
         "message": outcome.message if outcome else progress.message,
         "percent": None if progress.fraction is None else round(100 * progress.fraction, 1),
-        "eta": None if progress.eta is None else duration(progress.eta),
+        "eta": None if progress.eta is None or progress.fraction == 1 else duration(progress.eta),
         "subtasks": subtask_counts(record),
         "took": duration(_seconds(record)) if record.started else "",
         "accepted": clock(task.accepted),
         "started": clock(record.started),
         "finished": clock(outcome.finished if outcome else None),
-        "age": f"{duration(time.time() - task.accepted)} ago",
+        "accepted_ago": ago(task.accepted),
+        "finished_ago": ago(outcome.finished) if outcome else "",
         "ended": outcome is not None,
     }
 
@@ -62,6 +63,15 @@ def duration(seconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes:02} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def ago(moment: float) -> str:
+    """How long ago a moment in seconds since the epoch was, in whole units."""
+    seconds = max(0.0, time.time() - moment)
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago" if seconds >= 1 else "just now"
 
 
 def clock(seconds: float | None) -> str:

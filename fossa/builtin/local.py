@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -140,7 +141,7 @@ class LocalExecutor(Executor):
                 return
             worker = conversation.worker
             for act, patience in (
-                (lambda: worker.interrupt(signal.SIGUSR2), config.INTERRUPT_GRACE),
+                (partial(worker.interrupt, signal.SIGUSR2), config.INTERRUPT_GRACE),
                 (worker.terminate, config.TERMINATE_GRACE),
                 (worker.kill, 5.0),
             ):
@@ -289,9 +290,7 @@ class Member:
         self.clock: Clock
         self.raw_lines = 0
         #: The attempt's end; None where the process ended without one.
-        self.done: asyncio.Future[messages.Done | None] = (
-            asyncio.get_running_loop().create_future()
-        )
+        self.done: asyncio.Future[messages.Done | None] = asyncio.get_running_loop().create_future()
 
     def release(self) -> None:
         """Whoever waited for its end waits no more."""
@@ -370,7 +369,7 @@ class Conversation:
 
     # from the worker
 
-    def _on_message(self, message: messages.FromWorker) -> None:
+    def _on_message(self, message: messages.FromWorker) -> None:  # noqa: C901 - one case each
         match message:
             case messages.Dones(dones=dones):
                 self.worker.drain_output()

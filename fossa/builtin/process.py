@@ -205,7 +205,7 @@ def _ignore(_: object) -> None:
 
 
 def oom_kills() -> int:
-    """How often the kernel's out-of-memory killer has acted since boot; 0 where it cannot be told."""
+    """How often the kernel's out-of-memory killer has acted; 0 where it cannot be told."""
     try:
         with open("/proc/vmstat") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("oom_kill "))

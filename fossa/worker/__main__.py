@@ -10,10 +10,10 @@ import traceback
 
 from fossa.worker.capture import Capture
 from fossa.worker.channel import Channel, ChannelClosed
-from fossa.worker.redaction import Redaction
-from fossa.worker.signals import Interrupts
 from fossa.worker.loading import Loader
 from fossa.worker.messages import Boot, Ready
+from fossa.worker.redaction import Redaction
+from fossa.worker.signals import Interrupts
 
 _PR_SET_PDEATHSIG = 1
 

@@ -37,7 +37,7 @@ class Capture:
         root.handlers[:] = [_Handler(self)]
         if root.level in (logging.NOTSET, logging.WARNING):
             root.setLevel(logging.INFO)
-        warnings.showwarning = self._showwarning
+        warnings.showwarning = self._showwarning  # type: ignore[assignment]
 
     def begin(self, number: int) -> None:
         """An attempt begins: its share is whole."""

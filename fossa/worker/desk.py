@@ -121,7 +121,7 @@ class Desk:
         return self._rss
 
     def _watch(self) -> None:
-        """See to it that nothing waits behind a long attempt. The thread begins with the first need."""
+        """See to it that nothing waits behind a long attempt."""
         if len(self._threads) == 1:
             watcher = threading.Thread(target=self._keep_watch, name="fossa-watch", daemon=True)
             self._threads.add(watcher)

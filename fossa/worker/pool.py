@@ -72,7 +72,9 @@ def as_partition(task: Any, model_cls: type) -> TaskPartition:
     try:
         method, kwargs = task
         if isinstance(method, str) and (kwargs is None or isinstance(kwargs, dict)):
-            return TaskPartition(model_cls=model_cls, method_name=method, method_kwargs=kwargs or {})
+            return TaskPartition(
+                model_cls=model_cls, method_name=method, method_kwargs=kwargs or {}
+            )
     except (TypeError, ValueError):
         pass
     raise TypeError(
@@ -111,7 +113,7 @@ def encode_arguments(partition: TaskPartition, context: dict[str, Any]) -> bytes
         ) from None
 
 
-class FossaPool(AbstractProcessPool):  # type: ignore[misc]
+class FossaPool(AbstractProcessPool):
     """Ayeaye's pool contract over the worker's channel."""
 
     def __init__(

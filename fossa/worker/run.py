@@ -1,5 +1,6 @@
 """Running one attempt: the model is made, its method called, what comes of it described."""
 
+import math
 import os
 import resource
 import sys
@@ -84,7 +85,7 @@ class Progresses:
         self._unsent: Progressed | None = None
 
     def __call__(self, position: Any, message: Any = None) -> None:
-        if not isinstance(position, int | float) or position != position:
+        if not isinstance(position, int | float) or math.isnan(position):
             return
         fraction = min(1.0, max(0.0, float(position)))
         self._unsent = Progressed(self._number, fraction, str(message or "")[:MAX_TEXT])
@@ -199,9 +200,7 @@ class Runner:
                 f"{self._max_result_bytes}: write it to a dataset and return where it is"
             )
             return Ending(False, Reason.RESULT_TOO_LARGE, text)
-        return Ending(
-            True, Reason.RETURNED, result=msgspec.Raw(result), result_is_json=is_json
-        )
+        return Ending(True, Reason.RETURNED, result=msgspec.Raw(result), result_is_json=is_json)
 
 
 def is_plain(value: Any, depth: int = 0) -> bool:
@@ -246,7 +245,9 @@ def subtask_failed(error: SubTaskFailed) -> Ending:
 
 
 def qualified_name(cls: type) -> str:
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return (
+        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    )
 
 
 def describe(error: BaseException) -> str:

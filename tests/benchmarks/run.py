@@ -105,10 +105,14 @@ class Bench:
             with ProcessPoolExecutor(WORKERS) as pool:
                 list(pool.map(noop, range(100)))
                 for _ in range(self.rounds):
-                    theirs = _rate(count, lambda: _all([pool.submit(noop, i) for i in range(count)]))
+                    theirs = _rate(
+                        count, lambda: _all([pool.submit(noop, i) for i in range(count)])
+                    )
                     gc.collect()
                     began = time.perf_counter()
-                    results = await asyncio.gather(*(self._one(node, "noop", i) for i in range(count)))
+                    results = await asyncio.gather(
+                        *(self._one(node, "noop", i) for i in range(count))
+                    )
                     assert [r["i"] for r in results] == list(range(count))
                     tasks.add(count / (time.perf_counter() - began), theirs)
                     theirs = _rate(count, _local_process_pool)
@@ -150,7 +154,9 @@ class Bench:
                     burnt = sum(r["cpu"] for r in pool.map(cpu, range(count)))
                     theirs = burnt / WORKERS / (time.perf_counter() - began)
                     began = time.perf_counter()
-                    results = await asyncio.gather(*(self._one(node, "cpu", i) for i in range(count)))
+                    results = await asyncio.gather(
+                        *(self._one(node, "cpu", i) for i in range(count))
+                    )
                     burnt = sum(r["cpu"] for r in results)
                     efficiency.add(burnt / WORKERS / (time.perf_counter() - began), theirs)
             await node.stop()
@@ -361,7 +367,9 @@ def main():
     parser.add_argument("workloads", nargs="*", metavar="W", help="W1 W2 W3 W5 W6; default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--short", action="store_true", help="one round of a twentieth of the work")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a promise is missed")
+    parser.add_argument(
+        "--check", action="store_true", help="exit with 1 where a promise is missed"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument(
         "--clean-python",
@@ -374,7 +382,9 @@ def main():
     for name in arguments.workloads or ["W1", "W2", "W3", "W5", "W6"]:
         asyncio.run(getattr(bench, name.lower())())
     if arguments.json:
-        print(json.dumps([{"name": r.name, "ours": r.ours, "theirs": r.theirs} for r in bench.rows]))
+        print(
+            json.dumps([{"name": r.name, "ours": r.ours, "theirs": r.theirs} for r in bench.rows])
+        )
     else:
         show(bench)
     missed = [r.name for r in bench.rows if r.kept is False]

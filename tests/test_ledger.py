@@ -1,0 +1,219 @@
+"""The ledger: group commit, pages, retention, faults of the file below it."""
+
+import asyncio
+import sqlite3
+import time
+
+import pytest
+
+from fossa.errors import LedgerError
+from fossa.ledger import MIGRATIONS, Ledger, StateRow
+from fossa.tasks import LogLine, Outcome, Reason, Status, Task, new_id
+
+
+@pytest.fixture(params=["file", "memory"])
+async def ledger(request, tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite" if request.param == "file" else None)
+    await ledger.open()
+    yield ledger
+    await ledger.close()
+
+
+def state(status=Status.QUEUED, result=b"null", finished=None):
+    row = StateRow()
+    row.status = status
+    if status.final:
+        row.attempts, row.started = 1, time.time()
+        row.outcome = Outcome(
+            status=status,
+            reason=Reason.RETURNED if status is Status.COMPLETE else Reason.EXCEPTION,
+            message="" if status is Status.COMPLETE else "oh",
+            result_json=result,
+            finished=finished or time.time(),
+            attempt=1,
+        )
+    return row
+
+
+def task(**values):
+    return Task(id=new_id(), model="M", accepted=time.time(), **values)
+
+
+async def put(ledger, *tasks, **kwargs):
+    for each in tasks:
+        ledger.insert(each, state(**kwargs))
+    await ledger.committed()
+
+
+async def test_what_is_committed_can_be_read(ledger):
+    given = task(
+        arguments=b'{"method_kwargs":{"a":[1,null,"\xc3\xa9","\\u0000"]}}',
+        idempotency_key="k",
+        timeout=1.5,
+        priority=-3,
+        retries=2,
+    )
+    await put(ledger, given, status=Status.COMPLETE, result=b'["a", {"b": 1e300}]')
+    record = await ledger.get(given.id)
+    assert record.task == given
+    assert record.outcome.result == ["a", {"b": 1e300}]
+    assert (await ledger.by_idempotency_key("k")).task.id == given.id
+    assert await ledger.get("nothing") is None
+
+
+async def test_results_of_every_json_type(ledger):
+    for result in (b"null", b'"text"', b"12345678901234567890123", b"true", b"[]", b'"\\u0000"'):
+        given = task()
+        await put(ledger, given, status=Status.COMPLETE, result=result)
+        assert (await ledger.get(given.id)).outcome.result_json == result
+
+
+async def test_writes_of_one_moment_are_one_commit(ledger):
+    commits = 0
+    commit = ledger._commit
+
+    def counted(documents):
+        nonlocal commits
+        commits += 1
+        commit(documents)
+
+    ledger._commit = counted
+    await asyncio.gather(*(put(ledger, task()) for _ in range(500)))
+    assert commits <= 3
+    assert len(await ledger.page(limit=1000)) == 500
+
+
+async def test_a_change_before_its_insert_is_committed_is_part_of_it(ledger):
+    given, row = task(), state()
+    ledger.insert(given, row)
+    row.status = Status.RUNNING
+    ledger.update(given.id, row)
+    await ledger.committed()
+    assert (await ledger.get(given.id)).status is Status.RUNNING
+    row.attempts = 7
+    ledger.update(given.id, row)
+    await ledger.committed()
+    assert (await ledger.get(given.id)).attempts == 7
+
+
+async def test_pages(ledger):
+    tasks = [task() for _ in range(25)]
+    await put(ledger, *tasks)
+    await put(ledger, task(parent_id=tasks[0].id, key="k"), status=Status.FAILED)
+    seen, before = [], None
+    while page := await ledger.page(before=before, limit=10):
+        seen += [r.task.id for r in page]
+        before = page[-1].seq
+    assert seen == [t.id for t in reversed(tasks)]
+    assert len(await ledger.page(parent_id=tasks[0].id)) == 1
+    assert len(await ledger.page(parent_id=tasks[0].id, status="complete")) == 0
+    assert len(await ledger.page(status="queued", model="M", limit=100)) == 25
+    assert await ledger.page(model="N") == []
+
+
+@pytest.mark.parametrize(
+    "query", [{}, {"status": "complete"}, {"model": "M"}, {"parent_id": "x"}, {"before": 9}]
+)
+async def test_a_page_is_found_by_an_index(tmp_path, query):
+    """The cost of a page does not depend on how many tasks there are."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    await ledger.open()
+    asked = []
+    read = ledger._read
+
+    async def spy(sql, values):
+        asked.append((sql, values))
+        return await read(sql, values)
+
+    ledger._read = spy
+    await ledger.page(**query)
+    ((sql, values),) = asked
+    connection = sqlite3.connect(tmp_path / "ledger.sqlite")
+    plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values))
+    connection.close()
+    await ledger.close()
+    assert "USING INDEX" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+async def test_logs(ledger):
+    given = task()
+    lines = [
+        LogLine(time=float(i), level="INFO", stream="model", text=f"line {i}\0")
+        for i in range(5)
+    ]
+    ledger.log(given.id, 1, lines[:3])
+    ledger.log(given.id, 4, lines[3:])
+    await ledger.committed()
+    assert [line.text for _, line in await ledger.logs(given.id, 2, 2)] == ["line 2␀", "line 3␀"]
+    assert await ledger.last_log_position(given.id) == 5
+    assert await ledger.last_log_position("nothing") == 0
+
+
+async def test_retention_by_age_and_by_count(ledger):
+    old = [task() for _ in range(5)]
+    await put(ledger, *old, status=Status.COMPLETE, finished=time.time() - 100)
+    ledger.log(old[0].id, 1, [LogLine(time=1.0, level="INFO", stream="model", text="x")])
+    kept = [task() for _ in range(5)]
+    await put(ledger, *kept, status=Status.COMPLETE)
+    running = task()
+    await put(ledger, running, status=Status.RUNNING)
+    orphan = task(parent_id=running.id, root_id=running.id, key="k")
+    await put(ledger, orphan, status=Status.COMPLETE, finished=time.time() - 100)
+    assert await ledger.prune(None, 50) == 5
+    assert await ledger.logs(old[0].id, 0, 10) == []
+    assert await ledger.get(orphan.id) is not None, "its root still runs"
+    assert await ledger.prune(2, None) == 5
+    assert await ledger.get(running.id) is not None
+    assert await ledger.prune(None, None) == 0
+
+
+async def test_a_commit_that_fails_is_tried_again_and_told_meanwhile(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    await ledger.open()
+    commit, failures = ledger._commit, [sqlite3.OperationalError("disk I/O error")] * 2
+
+    def failing(documents):
+        if failures:
+            raise failures.pop()
+        commit(documents)
+
+    ledger._commit = failing
+    given = task()
+    waiting = asyncio.create_task(put(ledger, given))
+    async with asyncio.timeout(5):
+        while ledger.trouble is None:
+            await asyncio.sleep(0.001)
+        await waiting
+    assert ledger.trouble is None
+    assert await ledger.get(given.id) is not None
+    await ledger.close()
+
+
+async def test_a_ledger_that_cannot_be_written_at_its_end_says_so(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    await ledger.open()
+
+    def failing(documents):
+        raise sqlite3.OperationalError("disk is full")
+
+    ledger._commit = failing
+    waiting = asyncio.create_task(put(ledger, task()))
+    await asyncio.sleep(0)
+    await ledger.close()
+    with pytest.raises(LedgerError, match="disk is full"):
+        await waiting
+
+
+async def test_every_schema_version_can_be_taken_up(tmp_path):
+    for version in range(len(MIGRATIONS) + 1):
+        path = tmp_path / f"{version}.sqlite"
+        connection = sqlite3.connect(path)
+        for number, script in enumerate(MIGRATIONS[:version], 1):
+            connection.executescript(f"{script}; PRAGMA user_version = {number};")
+        connection.close()
+        ledger = Ledger(path)
+        await ledger.open()
+        await put(ledger, task())
+        assert len(await ledger.page()) == 1
+        await ledger.close()
