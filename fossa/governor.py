@@ -120,7 +120,9 @@ class Governor(Node):
     ) -> tuple[Task, bool]:
         """Of several submissions with one key, however close together, the first is admitted."""
         if key in self._claims:
-            return await asyncio.shield(self._claims[key]), False
+            known = await asyncio.shield(self._claims[key])
+            self._adopt(known, delivery)
+            return known, False
         claim = self._claims[key] = asyncio.get_running_loop().create_future()
         try:
             record = await self._ledger.by_idempotency_key(key)
@@ -132,7 +134,23 @@ class Governor(Node):
             raise
         finally:
             del self._claims[key]
+        if record is not None:
+            self._adopt(known, delivery)
         return known, record is None
+
+    def _adopt(self, task: Task, delivery: Delivery) -> None:
+        """A delivery of a task that is known already: it is settled with the task's one outcome."""
+        if delivery.ack is None:
+            return
+        live = self._live.get(task.id)
+        if live is not None and live.row.outcome is None:
+            live.delivery = delivery
+        else:
+            self._chore(self._settle_again(task, delivery))
+
+    async def _settle_again(self, task: Task, delivery: Delivery) -> None:
+        outcome = await self.outcome(task.id)
+        await self._settle(LiveTask(task, delivery=delivery), outcome)
 
     def _durable(self, live: LiveTask, commit: "asyncio.Future[None]") -> None:
         """A new task is in the ledger, or could not be written to it."""

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import models
 import pytest
@@ -34,7 +34,7 @@ def test_an_outcome_is_the_one_that_the_node_has(client, node):
     there = node.task(task.id).outcome(timeout=20)
     assert outcome.finished == pytest.approx(there.finished, abs=1e-5)
     assert outcome == evolve(there, started=outcome.started, finished=outcome.finished)
-    assert outcome.result == [1, "two", None]
+    assert outcome.result["what"] == [1, "two", None]
     assert task.status() is Status.COMPLETE
 
 
@@ -171,10 +171,8 @@ def answering(answer):
                 connections.append(connection)
                 with connection:
                     connection.recv(65536)
-                    try:
+                    with suppress(OSError):
                         answer(connection, done)
-                    except OSError:
-                        pass
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -221,13 +219,13 @@ def test_every_request_has_a_deadline(answer):
     ],
 )
 def test_another_kind_of_server_is_no_node(answer):
-    with answering(lambda connection, _: connection.sendall(answer)) as url:
-        with pytest.raises(NodeUnreachable, match="is no Fossa node"):
-            Client(url).node()
+    answered = answering(lambda connection, _: connection.sendall(answer))
+    with answered as url, pytest.raises(NodeUnreachable, match="is no Fossa node"):
+        Client(url).node()
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\n"])
 def test_a_server_that_speaks_no_http_or_breaks_off(answer):
-    with answering(lambda connection, _: connection.sendall(answer)) as url:
-        with pytest.raises(NodeUnreachable):
-            Client(url).node()
+    answered = answering(lambda connection, _: connection.sendall(answer))
+    with answered as url, pytest.raises(NodeUnreachable):
+        Client(url).node()

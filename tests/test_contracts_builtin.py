@@ -71,6 +71,13 @@ class TestHttpSource(SourceContract):
     settings = {"HTTP_PORT": 0}
 
     def make(self):
+        source = HttpSource()
+        source.name = "http"
+        return source
+
+    def broken(self):
+        # An address that is kept for documentation is no computer's own.
+        self.settings = {"HTTP_PORT": 0, "HTTP_HOST": "203.0.113.1", "HTTP_WITHOUT_TOKEN": True}
         return HttpSource()
 
     async def send(self, source, request):

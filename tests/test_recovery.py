@@ -202,3 +202,27 @@ async def test_a_delivery_is_settled_last_and_given_back_at_a_stop(tmp_path):
         await until(lambda: events)
     assert events[0] == ("short", "ack", Status.COMPLETE, Status.COMPLETE)
     assert set(events[1:]) == {("slow", "give back"), ("queued", "give back")}
+
+
+async def test_a_redelivery_is_settled_with_the_one_outcome(tmp_path):
+    acked = []
+
+    def delivery(name):
+        async def ack(outcome):
+            acked.append((name, outcome.status))
+
+        request = Request(
+            model="Echo", method="sleep", method_kwargs={"seconds": 0.3}, idempotency_key="m-1"
+        )
+        return Delivery(request=request, source="test", ack=ack)
+
+    async with running(Durable, STATE_DIR=tmp_path) as node:
+        first, new = await node.governor.admit(delivery("first"))
+        assert new
+        again, new = await node.governor.admit(delivery("again"))
+        assert (again.id, new) == (first.id, False)
+        await until(lambda: acked)
+        assert acked == [("again", Status.COMPLETE)]
+        await node.governor.admit(delivery("late"))
+        await until(lambda: len(acked) == 2)
+        assert acked[1] == ("late", Status.COMPLETE)

@@ -287,7 +287,9 @@ def wait_for_node(client):
 
 def loaded_by(code):
     """Names of the modules that some code loads."""
-    ended = run([sys.executable, "-c", f"{code}\nimport sys, json\nprint(json.dumps(list(sys.modules)))"])
+    ended = run(
+        [sys.executable, "-c", f"{code}\nimport sys, json\nprint(json.dumps(list(sys.modules)))"]
+    )
     return set(json.loads(ended.stdout))
 
 
@@ -373,9 +375,7 @@ CONSOLE = [
     ids=["python-i", "InteractiveConsole"],
 )
 def test_models_typed_at_a_prompt(command, env, tmp_path):
-    ended = run(
-        [sys.executable, *command], input="\n".join(CONSOLE) + "\n", env=env, cwd=tmp_path
-    )
+    ended = run([sys.executable, *command], input="\n".join(CONSOLE) + "\n", env=env, cwd=tmp_path)
     assert "answer 42 True" in ended.stdout, ended
 
 

@@ -31,13 +31,22 @@ async def read_body(request: "web.Request", most: int) -> bytes:
         raise Problem(415, "unsupported_media_type", "send the body without Content-Encoding")
     if (request.content_length or 0) > most:
         raise _too_large(most)
+    if request.content.is_eof():
+        # The common case: it came together with the head.
+        body = request.content.read_nowait()
+    else:
+        body = await _arriving(request, most)
+    if len(body) > most:
+        raise _too_large(most)
+    return body
+
+
+async def _arriving(request: "web.Request", most: int) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_DEADLINE):
-            while chunk := await request.content.readany():
+            while len(body) <= most and (chunk := await request.content.readany()):
                 body += chunk
-                if len(body) > most:
-                    raise _too_large(most)
     except TimeoutError:
         text = f"the body did not arrive within {BODY_DEADLINE:g} s"
         raise Problem(408, "too_slow", text, {"Connection": "close"}) from None

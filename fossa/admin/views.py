@@ -52,6 +52,8 @@ def subtask_counts(record: Record) -> str:
 def duration(seconds: float) -> str:
     """Seconds as people say them: "12 ms", "3.2 s", "4 min 05 s", "2 h 10 min", "3 d 4 h"."""
     seconds = max(0.0, seconds)
+    if seconds < 0.0005:
+        return "< 1 ms"
     if seconds < 0.9995:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 59.95:

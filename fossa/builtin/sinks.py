@@ -61,7 +61,7 @@ class JsonLinesSink(Sink):
 
 
 class AyeAyeSink(Sink):
-    """Each outcome as a record of an Aye-Aye dataset: `use("ayeaye", engine_url="ndjson://…")`.
+    """Each outcome as a record of an Aye-Aye dataset: `use("ayeaye", engine_url="csv://…")`.
 
     The values of a record are flat: the return value is JSON text, so that every engine takes it.
     """
@@ -71,6 +71,8 @@ class AyeAyeSink(Sink):
         self.required = required
 
     async def open(self, node: Node) -> None:
+        # Ayeaye's connectors are not made for two threads at once.
+        self._one_at_a_time = asyncio.Lock()
         await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
@@ -78,17 +80,18 @@ class AyeAyeSink(Sink):
         from ayeaye.exception import UnknownEngineType
 
         try:
-            self._dataset = ayeaye.Connect(
-                engine_url=self._engine_url, access=ayeaye.AccessMode.WRITE
-            )
+            dataset = ayeaye.Connect(engine_url=self._engine_url, access=ayeaye.AccessMode.WRITE)
+            dataset.connect_standalone()
         except (UnknownEngineType, ValueError, NotImplementedError) as error:
             raise ConfigError("the ayeaye sink", [f"engine_url: {error}"]) from error
+        self._dataset = dataset
 
     async def take(self, task: Task, outcome: Outcome) -> None:
         document = outcome_document(task, outcome)
         document["result"] = msgspec.json.encode(document["result"]).decode()
         document["traceback"] = "\n".join(document["traceback"])
-        await asyncio.to_thread(self._add, document)
+        async with self._one_at_a_time:
+            await asyncio.to_thread(self._add, document)
 
     def _add(self, document: dict[str, Any]) -> None:
         self._dataset.add(document)

@@ -55,9 +55,8 @@ class ComponentContract:
         return None
 
     @pytest.fixture(autouse=True)
-    def _setting(self, no_leaks: None, tmp_path: Path) -> Iterator[None]:
+    def _setting(self, no_leaks: None, tmp_path: Path) -> None:
         self.tmp_path = tmp_path
-        yield
 
     # tools
 

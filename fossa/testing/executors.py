@@ -215,11 +215,10 @@ class ExecutorContract(ComponentContract):
         self.needs("cancel")
 
         async def closed() -> None:
-            async with self.opened() as executor:
-                async with self.beating(executor, "stubborn") as running:
-                    running.cancel()
-                    await asyncio.wait_for(executor.close(), self.promptly)
-                    assert not await self.beats(), "the attempt goes on"
+            async with self.opened() as executor, self.beating(executor, "stubborn") as running:
+                running.cancel()
+                await asyncio.wait_for(executor.close(), self.promptly)
+                assert not await self.beats(), "the attempt goes on"
 
         self.within(closed())
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import os
 import sys
 import threading
 import time
@@ -42,7 +41,7 @@ class LeakGuard:
             self._tasks += unfinished_tasks(runner)
             close(runner)
 
-        asyncio.Runner.close = watched  # type: ignore[method-assign]
+        asyncio.Runner.close = watched  # type: ignore[method-assign, assignment]
         return self
 
     def __exit__(
@@ -97,12 +96,12 @@ def open_files() -> dict[int, str]:
     directory = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
     tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", 0)
     found = {}
-    for entry in os.listdir(directory):
+    for entry in list(directory.iterdir()):
         # The descriptor that lists the directory is closed by now.
         with contextlib.suppress(FileNotFoundError):
-            target = os.readlink(directory / entry) if sys.platform == "linux" else ""
-            if int(entry) != getattr(tracker, "_fd", None):
-                found[int(entry)] = target
+            target = str(entry.readlink()) if sys.platform == "linux" else ""
+            if int(entry.name) != getattr(tracker, "_fd", None):
+                found[int(entry.name)] = target
     return found
 
 

@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def fossa_node(no_leaks: None) -> Iterator[NodeFactory]:
-    """Starts nodes in threads: `node = fossa_node(Config)`; they are stopped after the test.
+    """Nodes in threads, stopped after the test: call it with a config.
 
     LEDGER is None and SOURCES is empty where neither the config nor the call says otherwise.
     """

@@ -105,7 +105,7 @@ class SinkContract(ComponentContract):
         self.takes([(self.task(text), outcome), (self.task(), self.outcome())])
 
     @pytest.mark.parametrize(
-        "result", [None, 0, "", [], {"a": [{"b": None}]}, 1e308, "x" * 1_000_000]
+        "result", [None, 0, "", [], {"a": [{"b": None}]}, 1e308, "x" * 1_000_000], ids=range(7)
     )
     def test_it_takes_every_result(self, result: Any) -> None:
         large = self.outcome(result_json=msgspec.json.encode(result))

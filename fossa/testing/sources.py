@@ -101,9 +101,11 @@ class SourceContract(ComponentContract):
             try:
                 await source.open(node.governor)
                 watched = WatchedNode(node, source)
-                await eventually(lambda: source.ready() is None)
-                yield watched
-                await stopped(watched.running, self.promptly)
+                try:
+                    await eventually(lambda: source.ready() is None)
+                    yield watched
+                finally:
+                    await stopped(watched.running, self.promptly)
             finally:
                 await source.close()
 
