@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 import ayeaye
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 from http_support import HttpConfig, get, post, serving
 from support import TestConfig, running
@@ -82,7 +82,7 @@ async def test_hello():
 
 
 async def test_an_accepted_task():
-    async with serving() as (node, session):
+    async with serving() as (_, session):
         body = b'{"model_class":"Nothing"}'
         async with session.post(f"{A}/task", data=body, headers=JSON) as response:
             assert response.status == 200
@@ -102,9 +102,8 @@ async def test_an_accepted_task():
 
 async def test_a_running_task_has_ten_keys():
     async with serving() as (_, session):
-        task_id = await submit(
-            session, "Echo", method="sleep", method_kwargs={"seconds": 5}, resolver_context={"a": "b"}
-        )
+        nap = {"method": "sleep", "method_kwargs": {"seconds": 5}}
+        task_id = await submit(session, "Echo", **nap, resolver_context={"a": "b"})
         status, kind, body = await text(session, f"{A}/task/{task_id}")
         assert (status, kind) == (200, "application/json")
         document = json.loads(body)
@@ -231,7 +230,7 @@ async def test_an_unknown_task():
 
 
 async def test_node_info():
-    async with serving(SLOTS=2) as (node, session):
+    async with serving(SLOTS=2) as (_node, session):
         _, _, idle = await text(session, f"{A}/node_info")
         assert idle == (
             '{"node_info":{"available_processing_capacity":2,"max_concurrent_tasks":2,'
@@ -272,7 +271,8 @@ async def test_an_accepted_task_is_seen_at_once():
 
 async def test_debug_indents():
     async with serving(DEBUG=True) as (_, session):
-        assert await text(session, f"{A}/") == (200, "application/json", '{\n  "hello": "world"\n}\n')
+        indented = '{\n  "hello": "world"\n}\n'
+        assert await text(session, f"{A}/") == (200, "application/json", indented)
 
 
 # refusals
@@ -435,8 +435,8 @@ async def test_options():
 async def test_unknown_paths():
     refused = (404, "application/json", '{"msg":"Not Found"}\n')
     async with serving() as (_, session):
-        for path in ("/nope", "/Task", "/nodes", "/task/", "/task/zz/", "/task/zz/zz", "/node_info/"):
-            assert await text(session, A + path) == refused
+        for path in ("nope", "Task", "nodes", "task/", "task/zz/", "task/zz/zz", "node_info/"):
+            assert await text(session, f"{A}/{path}") == refused
         for path in ("/api/", "/api/0.1/", "/api/0.02/"):
             assert await text(session, path) == refused
         for path in (A, f"{A}/task/"):
@@ -488,8 +488,6 @@ async def test_it_can_be_mounted_below_a_path():
         host = web.Application()
         host.add_subapp("/etl/fossa", node.admin_app())
         async with TestServer(host) as server:
-            from aiohttp import ClientSession
-
             async with ClientSession(server.make_url("/")) as session:
                 path = f"/etl/fossa{A}"
                 _, answer = await post(session, f"{path}/task", {"model_class": "Nothing"})

@@ -155,7 +155,7 @@ class GovernorModel(RuleBasedStateMachine):
         assert not slots.reservations
         for slot in slots.held:
             assert slot.holders
-            assert all(live.slot is slot and live.runner is not None for live in slot.holders)
+            assert all(live.slot is slot and not live.runner.done() for live in slot.holders)
 
     @invariant()
     def nothing_waits_while_a_slot_is_free(self):

@@ -123,8 +123,9 @@ async def test_a_wrong_token_gives_no_cookie():
     ["https://evil.example/", "//evil.example/", "/\\evil.example", "/sign-in", "", "/task/../x"],
 )
 async def test_signing_in_leads_nowhere_else(wanted):
-    async with serving(WithToken) as (_, session), await sign_in(session, TOKEN, wanted) as response:
-        assert response.headers["Location"] == "/"
+    async with serving(WithToken) as (_, session):
+        async with await sign_in(session, TOKEN, wanted) as response:
+            assert response.headers["Location"] == "/"
 
 
 async def test_where_no_token_is_set_there_is_nothing_to_sign_in_to():
@@ -139,8 +140,12 @@ async def statuses(session, hosts):
     return [(await get(session, NODE, headers={"Host": host}))[0] for host in hosts]
 
 
-LOCAL = ["localhost", "LOCALHOST:99", "localhost.", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "0.0.0.0"]
-FOREIGN = ["evil.example", "localhost.evil.example", "2130706433", "0x7f.1", "a b", "x:y", "u@localhost"]
+LOCAL = [
+    "localhost", "LOCALHOST:99", "localhost.", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "0.0.0.0",
+]  # fmt: skip
+FOREIGN = [
+    "evil.example", "localhost.evil.example", "2130706433", "0x7f.1", "a b", "x:y", "u@localhost",
+]  # fmt: skip
 ADDRESSES = ["192.0.2.7", "192.0.2.7:2345", "[2001:db8::7]:2345"]
 
 
@@ -167,7 +172,8 @@ async def test_addresses_are_fine_where_there_is_a_token_or_no_loopback():
 
 async def test_names_that_are_listed_are_fine():
     async with serving(HTTP_ALLOWED_HOSTS=["Etl.Example"]) as (_, session):
-        assert await statuses(session, ["etl.example:80", "ETL.example", "x.example"]) == [200, 200, 421]
+        names = ["etl.example:80", "ETL.example", "x.example"]
+        assert await statuses(session, names) == [200, 200, 421]
 
 
 async def test_no_host_is_fine_and_two_are_not():
@@ -183,6 +189,7 @@ async def test_no_host_is_fine_and_two_are_not():
 async def test_pages_of_other_sites_change_nothing():
     async with serving() as (node, session):
         origin = str(session._base_url).rstrip("/")
+        body = {"model": "Nothing"}
         foreign = [
             {"Origin": "https://evil.example"},
             {"Origin": "null"},
@@ -193,14 +200,15 @@ async def test_pages_of_other_sites_change_nothing():
             {"Origin": origin, "Sec-Fetch-Site": "cross-site"},
         ]
         for headers in foreign:
-            body = {"model": "Nothing"}
             status, answer = await post(session, "/api/1/tasks", body, headers=headers)
             assert (status, answer["error"]["reason"]) == (403, "foreign_page"), headers
-            status, _ = await post(session, "/api/0.01/task", {"model_class": "Nothing"}, headers=headers)
+            old = {"model_class": "Nothing"}
+            status, _ = await post(session, "/api/0.01/task", old, headers=headers)
             assert status == 403
         assert await node.governor.page() == []
-        for headers in ({"Origin": origin, "Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
-            assert (await post(session, "/api/1/tasks", {"model": "Nothing"}, headers=headers))[0] == 202
+        own = [{"Origin": origin, "Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}]
+        for headers in own:
+            assert (await post(session, "/api/1/tasks", body, headers=headers))[0] == 202
 
 
 # sizes and times

@@ -10,6 +10,8 @@ from fossa import Fossa, hookimpl
 from fossa.admin.exposition import Exposition
 from fossa.builtin.metrics import BUCKETS, UNKNOWN, Metrics
 
+RETURNED = 'reason="returned",status="complete"'
+
 
 class Counted(HttpConfig):
     PLUGINS = (Metrics,)
@@ -39,16 +41,16 @@ async def test_tasks_are_counted_by_how_they_ended_and_subtasks_apart():
         squares = await submitted(session, "Squares", model_construction_kwargs={"count": 5})
         await ended(session, squares["id"])
         found = await scraped(session)
-    expected = {
-        'fossa_tasks_accepted_total{kind="task",model="Nothing"}': 2,
-        'fossa_tasks_accepted_total{kind="task",model="Fails"}': 1,
-        'fossa_tasks_accepted_total{kind="task",model="Squares"}': 1,
-        'fossa_tasks_accepted_total{kind="subtask",model="Squares"}': 5,
-        'fossa_tasks_ended_total{kind="task",model="Nothing",reason="returned",status="complete"}': 2,
-        'fossa_tasks_ended_total{kind="task",model="Fails",reason="exception",status="failed"}': 1,
-        'fossa_tasks_ended_total{kind="task",model="Squares",reason="returned",status="complete"}': 1,
-        'fossa_tasks_ended_total{kind="subtask",model="Squares",reason="returned",status="complete"}': 5,
-    }
+    expected = {}
+    for kind, model, end, count in (
+        ("task", "Nothing", RETURNED, 2),
+        ("task", "Fails", 'reason="exception",status="failed"', 1),
+        ("task", "Squares", RETURNED, 1),
+        ("subtask", "Squares", RETURNED, 5),
+    ):
+        labels = f'kind="{kind}",model="{model}"'
+        expected[f"fossa_tasks_accepted_total{{{labels}}}"] = count
+        expected[f"fossa_tasks_ended_total{{{labels},{end}}}"] = count
     counted = {k: v for k, v in found.items() if k.startswith("fossa_tasks")}
     assert counted == expected
 
@@ -94,10 +96,8 @@ async def test_names_that_models_make_up_do_not_become_labels():
     async with Fossa(Counted) as node:
         assert not (await outcome(node, "MakesUnaccepted")).complete
         found = samples(Exposition(node.governor).text()[0].decode())
-    ended_key = (
-        f'fossa_tasks_ended_total{{kind="subtask",model="{UNKNOWN}",reason="refused",status="failed"}}'
-    )
-    assert found[ended_key] == 1
+    labels = f'kind="subtask",model="{UNKNOWN}",reason="refused",status="failed"'
+    assert found[f"fossa_tasks_ended_total{{{labels}}}"] == 1
     assert not any("Unaccepted" in k and "MakesUnaccepted" not in k for k in found)
 
 

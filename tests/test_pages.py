@@ -20,7 +20,8 @@ from fossa.admin.pages import MAX_SHOWN, STATIC, TAIL
 from fossa.admin.views import ago, duration
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&amp;"
+OWN = "document.title='owned'"
+HOSTILE = f'<script>{OWN}</script><img src=x onerror="{OWN}">&amp;'
 TOKEN = "a-token-of-more-than-sixteen-characters"
 
 
@@ -81,10 +82,12 @@ async def browsing(url, **context):
 @asynccontextmanager
 async def seen(config=Config, **settings):
     """A node and a page in a browser."""
-    async with serving(config, **settings) as (node, session):
-        async with browsing(str(session._base_url)) as (page, wrong):
-            yield node, page
-            assert wrong == []
+    async with (
+        serving(config, **settings) as (node, session),
+        browsing(str(session._base_url)) as (page, wrong),
+    ):
+        yield node, page
+        assert wrong == []
 
 
 async def source_of(session, path, status=200):
@@ -258,7 +261,8 @@ async def test_pages_tell_the_browser_to_be_careful():
                 assert headers["X-Content-Type-Options"] == "nosniff"
                 assert headers["Content-Type"] == "text/html; charset=utf-8"
                 # What the policy would refuse is not there to begin with.
-                assert not re.search(r"<[^>]+\s(on\w+|style)=|<style|<script>", await response.text())
+                refused = r"<[^>]+\s(on\w+|style)=|<style|<script>"
+                assert not re.search(refused, await response.text())
         for file in STATIC.iterdir():
             async with session.get(f"/static/{file.name}") as response:
                 assert response.status == 200
@@ -336,7 +340,8 @@ async def test_a_queued_task_is_shown(tmp_path):
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "< 1 ms"), (0.0006, "1 ms"), (0.0124, "12 ms"), (0.9996, "1.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"),
+        (0, "< 1 ms"), (0.0006, "1 ms"), (0.0124, "12 ms"), (0.9996, "1.0 s"), (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
         (245, "4 min 05 s"), (3599.7, "1 h 00 min"), (7800, "2 h 10 min"), (273_600, "3 d 4 h"),
         (-5, "< 1 ms"),
     ],
