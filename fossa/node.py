@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from contextlib import AsyncExitStack
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +16,9 @@ from fossa.housekeeping import housekeep
 from fossa.live import LiveTask
 from fossa.supervision import supervise
 from fossa.tasks import LogLine, Outcome, Reason, Record, Status
+
+#: Reading it takes a millisecond, and the pages ask for the status each second.
+_version = cache(version)
 
 
 class RunningNode(Governor):
@@ -166,8 +170,8 @@ class RunningNode(Governor):
             "booted": self.booted,
             "pid": os.getpid(),
             "versions": {
-                "fossa": version("ayeaye-fossa"),
-                "ayeaye": version("ayeaye"),
+                "fossa": _version("ayeaye-fossa"),
+                "ayeaye": _version("ayeaye"),
                 "python": platform.python_version(),
             },
             "models": sorted(self.composition.models),

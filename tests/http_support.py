@@ -3,6 +3,7 @@
 from contextlib import asynccontextmanager
 
 import aiohttp
+from aiohttp.test_utils import TestServer
 from support import TestConfig
 
 from fossa import Fossa
@@ -23,6 +24,14 @@ async def serving(config=HttpConfig, headers=None, **settings):
             yield node, session
             # What still runs is of no interest any more.
             await node.stop(timeout=0)
+
+
+@asynccontextmanager
+async def hosted(app):
+    """A session with an application of a host's."""
+    async with TestServer(app, host="127.0.0.1") as server:
+        async with aiohttp.ClientSession(server.make_url("/")) as session:
+            yield session
 
 
 async def post(session, path, document=None, **options):

@@ -7,9 +7,8 @@ from email.utils import parsedate_to_datetime
 
 import ayeaye
 import pytest
-from aiohttp import ClientSession, web
-from aiohttp.test_utils import TestServer
-from http_support import HttpConfig, get, post, serving
+from aiohttp import web
+from http_support import HttpConfig, get, hosted, post, serving
 from support import TestConfig, running
 
 A = "/api/0.01"
@@ -487,14 +486,13 @@ async def test_it_can_be_mounted_below_a_path():
     async with running() as node:
         host = web.Application()
         host.add_subapp("/etl/fossa", node.admin_app())
-        async with TestServer(host) as server:
-            async with ClientSession(server.make_url("/")) as session:
-                path = f"/etl/fossa{A}"
-                _, answer = await post(session, f"{path}/task", {"model_class": "Nothing"})
-                link = answer["_metadata"]["links"]["task"]
-                assert link == f"{server.make_url(path)}/task/{answer['task_id']}"
-                assert (await get(session, link))[0] == 200
-                assert await get(session, f"{path}/nope") == (404, {"msg": "Not Found"})
-                merged = await text(session, f"{path}//node_info")
-                assert merged[0] == 308
-                assert (await get(session, f"{path}//node_info"))[0] == 200
+        async with hosted(host) as session:
+            path = f"/etl/fossa{A}"
+            _, answer = await post(session, f"{path}/task", {"model_class": "Nothing"})
+            link = answer["_metadata"]["links"]["task"]
+            root = str(session._base_url).rstrip("/")
+            assert link == f"{root}{path}/task/{answer['task_id']}"
+            assert (await get(session, link))[0] == 200
+            assert await get(session, f"{path}/nope") == (404, {"msg": "Not Found"})
+            assert (await text(session, f"{path}//node_info"))[0] == 308
+            assert (await get(session, f"{path}//node_info"))[0] == 200

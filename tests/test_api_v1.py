@@ -6,17 +6,14 @@ import json
 import re
 import time
 import uuid
-from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
-import aiohttp
 import ayeaye
 import pytest
 import schemathesis
 from aiohttp import web
-from aiohttp.test_utils import TestServer
-from http_support import HttpConfig, ended, get, post, serving, submitted
+from http_support import HttpConfig, ended, get, hosted, post, serving, submitted
 from hypothesis import HealthCheck, given, settings, strategies
 from support import running, until
 
@@ -27,13 +24,6 @@ from fossa.tasks import Status
 TASKS = "/api/1/tasks"
 JSON = {"Content-Type": "application/json"}
 NAP = {"method": "sleep", "method_kwargs": {"seconds": 30}}
-
-
-@asynccontextmanager
-async def hosted(app):
-    """A session with an application of a host's."""
-    async with TestServer(app) as server, aiohttp.ClientSession(server.make_url("/")) as session:
-        yield session
 
 
 def is_error(answer, status):

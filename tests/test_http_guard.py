@@ -124,8 +124,8 @@ async def test_a_wrong_token_gives_no_cookie():
 )
 async def test_signing_in_leads_nowhere_else(wanted):
     async with serving(WithToken) as (_, session):
-        async with await sign_in(session, TOKEN, wanted) as response:
-            assert response.headers["Location"] == "/"
+        response = await sign_in(session, TOKEN, wanted)
+        assert response.headers["Location"] == "/"
 
 
 async def test_where_no_token_is_set_there_is_nothing_to_sign_in_to():

@@ -88,9 +88,7 @@ class Upward:
         from fossa.worker.messages import Progressed
 
         if isinstance(message, Progressed):
-            self._loop.call_soon_threadsafe(
-                self._live.progress, message.fraction, message.message
-            )
+            self._loop.call_soon_threadsafe(self._live.progress, message.fraction, message.message)
 
     def write(self, msg: str) -> None:
         """Ayeaye's external logger."""
