@@ -6,7 +6,9 @@ The only module that imports either.
 import difflib
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import pluggy
@@ -28,8 +30,6 @@ HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("fossa_"))
 
 def installed(group: str) -> list[str]:
     """Names of the entry points in a group."""
-    from importlib.metadata import entry_points
-
     return sorted({point.name for point in entry_points(group=group)})
 
 
@@ -38,16 +38,20 @@ def look_up(group: str, name: str) -> Any:
     from stevedore.driver import DriverManager
     from stevedore.exception import MultipleMatches, NoMatches
 
+    class Driver(DriverManager):  # type: ignore[misc]
+        """Reads what is installed now: stevedore's own list is as old as this process, or older."""
+
+        def list_entry_points(self) -> list[EntryPoint]:
+            return list({p.name + p.value: p for p in entry_points(group=group)}.values())
+
     failures: list[str] = []
 
     def failed(_manager: Any, point: Any, error: BaseException) -> None:
         failures.append(f"{point.value}: {type(error).__name__}: {error}")
 
-    logging.getLogger("stevedore").setLevel(logging.CRITICAL)
     try:
-        return DriverManager(
-            group, name, invoke_on_load=False, on_load_failure_callback=failed
-        ).driver
+        with _quiet("stevedore"):
+            return Driver(group, name, on_load_failure_callback=failed).driver
     except MultipleMatches:
         raise PluginError(
             f"{name!r} is the name of several installed plugins in {group}: uninstall one"
@@ -56,6 +60,18 @@ def look_up(group: str, name: str) -> Any:
         if failures:
             raise PluginError(f"{name!r} of {group} cannot be loaded: {failures[0]}") from None
         raise PluginError(f"{name!r} is not installed in {group}{nearest(name, group)}") from None
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """What a library raises it need not log too; how the host logs stays as it was."""
+    log = logging.getLogger(name)
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def nearest(name: str, group: str) -> str:
@@ -87,7 +103,12 @@ class Hooks:
             self._manager.register(plugin, name)
         except (pluggy.PluginValidationError, ValueError) as error:
             raise PluginError(f"the plugin {name!r} cannot be registered: {error}") from None
-        for caller in self._manager.get_hookcallers(plugin) or ():
+        callers = self._manager.get_hookcallers(plugin)
+        if not callers:
+            raise PluginError(
+                f"the plugin {name!r} implements no hook: mark its functions with @fossa.hookimpl"
+            )
+        for caller in callers:
             for implementation in caller.get_hookimpls():
                 if inspect.iscoroutinefunction(implementation.function):
                     raise PluginError(

@@ -30,8 +30,11 @@ async def serving(config=HttpConfig, headers=None, **settings):
 async def hosted(app):
     """A session with an application of a host's."""
     async with TestServer(app, host="127.0.0.1") as server:
-        async with aiohttp.ClientSession(server.make_url("/")) as session:
+        session = aiohttp.ClientSession(server.make_url("/"))
+        try:
             yield session
+        finally:
+            await session.close()
 
 
 async def post(session, path, document=None, **options):

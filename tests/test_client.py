@@ -201,6 +201,23 @@ def drip_the_body(connection, done):
         connection.sendall(b" ")
 
 
+def drip_then_silence(connection, done):
+    """A timeout that began afresh with each byte would end at nearly twice the deadline."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    end = time.monotonic() + 0.8
+    while time.monotonic() < end and not done.wait(0.02):
+        connection.sendall(b" ")
+    done.wait(10)
+
+
+def test_a_deadline_is_for_the_whole_request_and_not_for_each_byte():
+    with answering(drip_then_silence) as url:
+        began = time.monotonic()
+        with pytest.raises(NodeUnreachable, match="did not answer in time"):
+            Client(url, deadline=1.0).node()
+        assert 0.9 < time.monotonic() - began < 1.5
+
+
 @pytest.mark.parametrize("answer", [silence, drip_the_head, drip_the_body])
 def test_every_request_has_a_deadline(answer):
     with answering(answer) as url:

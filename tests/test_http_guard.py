@@ -6,6 +6,7 @@ import socket
 
 import pytest
 from http_support import HttpConfig, get, post, serving
+from support import until
 
 from fossa import Fossa
 from fossa.admin import bodies
@@ -313,14 +314,11 @@ async def test_a_client_that_does_not_take_its_answer_is_cut_off(monkeypatch):
         server = node.composition.sources[0]._runner.server
         async with session.get(NODE) as response:
             await response.read()
-        before = len(server.connections)
+        others = set(server.connections)
         client = socket.create_connection(("127.0.0.1", node.composition.sources[0].port))
         client.sendall(b"GET /api/1/tasks?limit=50 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        async with asyncio.timeout(20):
-            while len(server.connections) == before:
-                await asyncio.sleep(0.01)
-            while len(server.connections) > before:
-                await asyncio.sleep(0.05)
+        (slow,) = await until(lambda: set(server.connections) - others)
+        await until(lambda: slow not in server.connections)
         client.close()
 
 

@@ -97,10 +97,18 @@ class WorkerProcess(asyncio.Protocol):
             self.kill()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._pidfd < 0:
-            asyncio.get_running_loop().call_later(0.01, self._process_ended)
-        elif not self.ended and not exc:
+        if self.ended:
+            return
+        if not exc:
             self.kill()
+        if self._pidfd < 0:
+            self._look_for_end()
+
+    def _look_for_end(self) -> None:
+        """Where the kernel cannot say when a process ends: look until it has."""
+        self._process_ended()
+        if not self.ended:
+            asyncio.get_running_loop().call_later(0.005, self._look_for_end)
 
     def _output_ready(self) -> None:
         self.drain_output()
