@@ -114,13 +114,13 @@ class _Composer:
         settings = self._settings
         place = f"{self._config.__module__}.{self._config.__qualname__}"
         parts: dict[str, Any] = {
+            "secrets": self._secrets(),
+            "http_token": self._token(),
             "models": self._models(),
             "sources": self._components("SOURCES", Source),
             "executors": self._components("EXECUTORS", Executor),
             "sinks": self._components("SINKS", Sink),
             "plugins": self._plugins(),
-            "secrets": self._secrets(),
-            "http_token": self._token(),
             "slots": self._slots(),
             "memory": settings.size("MEMORY_LIMIT", settings["MEMORY_LIMIT"], LEAST_MEMORY),
             "worker_max_growth": settings.size(
@@ -318,6 +318,8 @@ class _Composer:
         if cls is None:
             return None
         options = self._options(setting, entry)
+        if options is None:
+            return None
         return self._constructed(setting, contract, cls, entry.name, options)
 
     def _constructed(
@@ -343,10 +345,12 @@ class _Composer:
             self._wrong(f"{setting}: {error}")
             return None
 
-    def _options(self, setting: str, entry: Use) -> dict[str, Any]:
-        where = f"{setting}: {entry.name}"
-        reveal = self._settings.all_revealed
-        return {k: reveal(f"{where}({k}=…)", v) for k, v in entry.options.items()}
+    def _options(self, setting: str, entry: Use) -> dict[str, Any] | None:
+        """The options with their secrets revealed; None where one of these is not there."""
+        settings, where = self._settings, f"{setting}: {entry.name}"
+        before = len(settings.mistakes())
+        options = {k: settings.all_revealed(f"{where}({k}=…)", v) for k, v in entry.options.items()}
+        return options if len(settings.mistakes()) == before else None
 
     def _made(self, setting: str, cls: type, name: str, options: Mapping[str, Any]) -> Any:
         try:
@@ -361,7 +365,8 @@ class _Composer:
         try:
             return cls(**options)
         except Exception as error:
-            self._wrong(f"{setting}: {name}: {type(error).__name__}: {error}")
+            text = self._settings.redacted(f"{type(error).__name__}: {error}")
+            self._wrong(f"{setting}: {name}: {text}")
             return None
 
     # plugins
@@ -384,8 +389,10 @@ class _Composer:
             return name, made
         plugin = self._looked_up("PLUGINS", entry.name)
         if inspect.isclass(plugin):
-            plugin = self._made("PLUGINS", plugin, entry.name, self._options("PLUGINS", entry))
-        elif plugin is not None and entry.options:
+            options = self._options("PLUGINS", entry)
+            made = None if options is None else self._made("PLUGINS", plugin, entry.name, options)
+            return entry.name, made
+        if plugin is not None and entry.options:
             self._wrong(f"PLUGINS: {entry.name} is no class: it takes no options")
         return entry.name, plugin
 

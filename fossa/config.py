@@ -111,7 +111,7 @@ class BaseConfig:
     #: Where outcomes go.
     SINKS: Sequence[Any] = ("log",)
     #: Further plugins: modules or objects with hooks.
-    PLUGINS: Sequence[Any] = ()
+    PLUGINS: Sequence[Any] = ("metrics",)
 
     # the node
 

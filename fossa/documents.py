@@ -4,9 +4,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from attrs import asdict
 
-from fossa.tasks import LogLine, Outcome, Progress, Record, Task
+from fossa.tasks import LogLine, Outcome, Record, Task
 
 
 def moment(seconds: float | None) -> str | None:
@@ -38,13 +37,9 @@ def task_document(record: Record) -> dict[str, Any]:
         "started": moment(record.started),
         "finished": moment(record.outcome.finished) if record.outcome else None,
         "attempts": record.attempts,
-        "progress": progress_document(record.progress),
+        "progress": record.progress,
         "outcome": _outcome(record.outcome) if record.outcome else None,
     }
-
-
-def progress_document(progress: Progress) -> dict[str, Any]:
-    return asdict(progress)
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:

@@ -423,7 +423,12 @@ class Ledger:
             self._writer.execute("PRAGMA journal_mode = WAL")
             self._writer.execute("PRAGMA synchronous = FULL")
             self._migrate(self._writer)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, LedgerError) as error:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            if isinstance(error, LedgerError):
+                raise
             raise LedgerError(
                 f"the ledger at {self._where()} cannot be opened: {error}. Move the file away to "
                 "begin a new one, or name another STATE_DIR"

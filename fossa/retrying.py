@@ -31,4 +31,4 @@ def retry_delay(live: "LiveTask", outcome: "Outcome", config: "Composition") -> 
     if failures > live.task.retries:
         return None
     delay = min(config.RETRY_MAX_DELAY, config.RETRY_DELAY * 2.0 ** min(failures - 1, 60))
-    return float(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+    return float(delay * random.uniform(0.5, 1.0))

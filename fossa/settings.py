@@ -84,9 +84,12 @@ class Settings:
         self._mistakes.append(mistake)
 
     def mistakes(self) -> list[str]:
-        """What is wrong so far, each once, without a secret in it."""
-        redact = Redaction([*self._secrets, *(repr(s)[1:-1] for s in self._secrets)])
-        return [redact(mistake) for mistake in dict.fromkeys(self._mistakes)]
+        """What is wrong so far, each once."""
+        return list(dict.fromkeys(self._mistakes))
+
+    def redacted(self, text: str) -> str:
+        """What others have written, without a secret that was revealed to them."""
+        return Redaction([*self._secrets, *(repr(s)[1:-1] for s in self._secrets)])(text)
 
     def _check_names(self) -> None:
         for klass in self._config.__mro__:

@@ -34,6 +34,8 @@ class WorkerProcess(asyncio.Protocol):
         self._registry = registry
         #: It is to end, and to be given nothing more.
         self.retired = False
+        #: It has said that it is ready.
+        self.booted = False
         self.on_message: Callable[[FromWorker], None] = _ignore
         self.on_output: Callable[[str], None] = _ignore
         self.on_end: Callable[[], None] = lambda: None
@@ -43,6 +45,7 @@ class WorkerProcess(asyncio.Protocol):
         #: What made its channel untrustworthy; empty while nothing did.
         self.garbage = ""
         self.ended = False
+        self._transport: asyncio.Transport | None = None
         self._frames = Frames()
         self._output = b""
         self._oom_kills = oom_kills()
@@ -74,6 +77,8 @@ class WorkerProcess(asyncio.Protocol):
         self._registry.add(self)
         os.set_blocking(read_end, False)
         self._read_end = read_end
+        # Until there is a transport: the process may end, and this start be cancelled, before.
+        self._socket = ours
         loop.add_reader(read_end, self._output_ready)
         self._watch_end(loop)
         ours.setblocking(False)
@@ -116,7 +121,7 @@ class WorkerProcess(asyncio.Protocol):
     # talking
 
     def send(self, message: Message) -> None:
-        if not self._transport.is_closing():
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frame(message))
 
     def drain_output(self) -> None:
@@ -178,14 +183,18 @@ class WorkerProcess(asyncio.Protocol):
         if self._pidfd >= 0:
             loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
+        self._socket.close()
         self._registry.discard(self)
         self.on_end()
 
     def _receive_rest(self) -> None:
         """Take what the process sent before it ended and the loop has not read yet."""
+        if self._transport is None or self._transport.is_closing():
+            return
         sock = self._transport.get_extra_info("socket")
-        if sock is None or self._transport.is_closing():
+        if sock is None:
             return
         with contextlib.suppress(OSError):
             while data := os.read(sock.fileno(), 1 << 18):
@@ -243,7 +252,9 @@ class BootedWorker(WorkerProcess):
         self.send(boot)
         self.started = time.monotonic()
         try:
-            return await asyncio.wait_for(ready, BOOT_DEADLINE)
+            problems = await asyncio.wait_for(ready, BOOT_DEADLINE)
         except BaseException:
             self.kill()
             raise
+        self.booted = True
+        return problems

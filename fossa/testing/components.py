@@ -17,6 +17,8 @@ from fossa.testing import models
 from fossa.testing.doubles import MemoryExecutor
 
 T = TypeVar("T")
+#: Seconds in which what should come to pass has done so.
+PATIENCE = 10.0
 
 
 class SuiteConfig(BaseConfig):
@@ -28,6 +30,7 @@ class SuiteConfig(BaseConfig):
     LEDGER = None
     SOURCES = ()
     SINKS = ()
+    PLUGINS = ()
     DRAIN_TIMEOUT = 5.0
     INTERRUPT_GRACE = 0.5
     TERMINATE_GRACE = 0.5
@@ -143,9 +146,9 @@ class ComponentContract:
         self.within(ready())
 
 
-async def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def eventually(condition: Callable[[], object]) -> None:
     """Returns once a condition holds that nothing announces."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.01)
 

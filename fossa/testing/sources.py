@@ -12,7 +12,7 @@ from fossa.contracts import Reservation, Source
 from fossa.embed import Fossa
 from fossa.node import RunningNode
 from fossa.tasks import Delivery, Outcome, Request, Task
-from fossa.testing.components import ComponentContract, eventually, stopped
+from fossa.testing.components import PATIENCE, ComponentContract, eventually, stopped
 from fossa.testing.doubles import MemoryExecutor
 
 
@@ -118,7 +118,7 @@ class SourceContract(ComponentContract):
 
     async def _is_left(self, source: Any, wanted: int) -> None:
         """Returns once so many messages are left, where that can be told."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while await self.left(source) not in (None, wanted):
                 await asyncio.sleep(0.01)
 
