@@ -4,12 +4,18 @@ Worth knowing: `no_leaks` looks at every test (`@pytest.mark.may_leak("why")` le
 `state_home` keeps nodes without a STATE_DIR out of the home directory.
 """
 
+import signal
 from contextlib import AsyncExitStack
 
 import pytest
 from support import TestConfig
 
 from fossa import Fossa
+
+# A shell that runs this in the background has it ignore SIGINT, and every process that the tests
+# start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

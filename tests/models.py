@@ -419,11 +419,11 @@ class Second(ayeaye.Model):
 
 
 class InOrder(AbstractDependencyDrivenModelRunner):
-    models = {First, Second}  # noqa: RUF012
+    models = {First, Second}
 
 
 class SideBySide(AbstractModelRunner):
-    models = [(Nothing, {}), (Echo, {"greeting": "hi"})]  # noqa: RUF012
+    models = [(Nothing, {}), (Echo, {"greeting": "hi"})]
 
 
 ALL = [

@@ -87,7 +87,7 @@ def _load(database: sqlite3.Connection, name: str) -> None:
     header, *rows = csv.reader(io.StringIO(_text(name), newline=""))
     database.execute(f"CREATE TABLE {name} ({', '.join(header)})")
     places = ", ".join("?" * len(header))
-    database.executemany(f"INSERT INTO {name} VALUES ({places})", rows)  # noqa: S608
+    database.executemany(f"INSERT INTO {name} VALUES ({places})", rows)
 
 
 def _table(cursor: Iterable[sqlite3.Row]) -> Table:

@@ -1,6 +1,7 @@
 """The governor against a model of it: whatever happens in whatever order, the invariants hold."""
 
 import asyncio
+import contextlib
 import time
 
 from hypothesis import HealthCheck, settings
@@ -13,6 +14,7 @@ from fossa.contracts import SubtaskRequest
 from fossa.errors import NotBegun, TooLate
 
 SLOTS = 2
+ENDS = ["complete", "fails", "crashes", "raises", "unbegun"]
 
 
 class ByHand(Executor):
@@ -88,7 +90,7 @@ class GovernorModel(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: self.executor.attempts)
-    @rule(data=st.data(), how=st.sampled_from(["complete", "fails", "crashes", "raises", "unbegun"]))
+    @rule(data=st.data(), how=st.sampled_from(ENDS))
     def end_an_attempt(self, data, how):
         attempt, _, ended = self.pick(data)
         now = time.time()
@@ -128,10 +130,8 @@ class GovernorModel(RuleBasedStateMachine):
     @precondition(lambda self: self.submitted)
     @rule(data=st.data())
     def cancel(self, data):
-        try:
+        with contextlib.suppress(TooLate):
             self.do(self.governor.cancel(data.draw(st.sampled_from(self.submitted))))
-        except TooLate:
-            pass
         self.settle()
 
     @rule()

@@ -139,8 +139,7 @@ async def test_a_page_is_found_by_an_index(tmp_path, query):
 async def test_logs(ledger):
     given = task()
     lines = [
-        LogLine(time=float(i), level="INFO", stream="model", text=f"line {i}\0")
-        for i in range(5)
+        LogLine(time=float(i), level="INFO", stream="model", text=f"line {i}\0") for i in range(5)
     ]
     ledger.log(given.id, 1, lines[:3])
     ledger.log(given.id, 4, lines[3:])
