@@ -83,6 +83,8 @@ class Governor(Node):
         ]
         self._sinks = Sinks(composition.sinks, self.logger)
         self._chores: set[asyncio.Task[Any]] = set()
+        #: What takes outcomes that are in the ledger to the sinks and the sources.
+        self._settling: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         #: When a stopping node ceases to wait for its running attempts.
         self._drain_until = float("inf")
@@ -373,11 +375,21 @@ class Governor(Node):
                 waiter.set_result(outcome)
         self._hooks.observe("fossa_task_ended", task=task, outcome=outcome)
         if task.depth == 0:
-            await self._sinks.take(task, outcome)
             await self._settle(live, outcome)
         self._idle.set()
 
     async def _settle(self, live: LiveTask, outcome: Outcome) -> None:
+        """The sinks first, then the delivery. A stopping node waits for it as for a live task."""
+        settling = asyncio.current_task()
+        assert settling is not None
+        self._settling.add(settling)
+        try:
+            await self._sinks.take(live.task, outcome)
+            await self._acknowledge(live, outcome)
+        finally:
+            self._settling.discard(settling)
+
+    async def _acknowledge(self, live: LiveTask, outcome: Outcome) -> None:
         if live.delivery is None or live.delivery.ack is None:
             return
         try:

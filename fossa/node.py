@@ -98,6 +98,9 @@ class RunningNode(Governor):
             await self._give_back(live)
         self._state = "stopped"
         runners = [live.runner for live in self._live.values() if live.runner is not None]
+        for settling in self._settling:
+            settling.cancel()
+            runners.append(settling)
         await self._stack.aclose()
         if runners:
             await asyncio.wait(runners, timeout=5)
@@ -111,7 +114,7 @@ class RunningNode(Governor):
             if live.task.depth == 0 and live.runner is None and live.row.outcome is None:
                 self._slots.queue.remove(live)
                 await self._give_back(live)
-        while self._live and (left := self._drain_until - time.monotonic()) > 0:
+        while (self._live or self._settling) and (left := self._drain_until - time.monotonic()) > 0:
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), left)

@@ -386,12 +386,11 @@ def test_a_missing_entry_point_is_told_with_the_nearest_name(install, caplog):
     assert caplog.records == []
 
 
-def test_looking_up_leaves_the_hosts_logging_as_it_was():
-    log = logging.getLogger("stevedore")
-    before = log.level
+def test_looking_up_leaves_the_hosts_logging_as_it_was(caplog):
+    caplog.set_level(logging.INFO, logger="stevedore")
     with pytest.raises(PluginError):
         look_up("fossa.sinks", "no-such-sink")
-    assert log.level == before
+    assert logging.getLogger("stevedore").level == logging.INFO
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ import textwrap
 import threading
 
 import pytest
-from support import until
-
 import fossa.testing
 from fossa import BaseConfig
 from fossa.errors import NodeStopped, TaskRefused
@@ -85,7 +83,7 @@ async def test_a_memory_sink_fails_as_often_as_it_is_told(start_node):
     node = await start_node(SINKS=[sink], EXECUTORS=[MemoryExecutor()])
     handle = await node.submit("Nothing")
     await handle.outcome(10)
-    await until(lambda: sink.taken)
+    await node.stop()
     assert [taken.task.id for taken in sink.taken] == [handle.id]
 
 

@@ -246,6 +246,7 @@ class BootedWorker(WorkerProcess):
             if not ready.done():
                 said = "; it wrote: " + " | ".join(output[-5:]) if output else ""
                 ready.set_exception(RuntimeError(f"{self.cause_of_end()[1]}{said}"))
+                ready.exception()  # a boot that was cancelled asks for it no more
 
         self.on_message, self.on_end, self.on_output = on_message, on_end, output.append
         await self.start(mark)
