@@ -139,6 +139,10 @@ class Dies(ayeaye.Model):
         block = bytearray(1 << 30)
         return len(block)
 
+    def grow(self, megabytes):
+        Dies.kept = b"x" * (megabytes << 20)
+        time.sleep(0.02)
+
     def leave_a_child(self, pid_file):
         child = subprocess.Popen(["sleep", "60"])
         Path(pid_file).write_text(str(child.pid))

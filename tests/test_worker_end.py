@@ -110,3 +110,11 @@ async def test_stopping_leaves_no_process(tmp_path):
     assert time.monotonic() - began < 3
     worker, child = pid_file.read_text().split()
     await until(lambda: not lives(worker) and not lives(child))
+
+
+async def test_a_worker_that_has_grown_is_replaced():
+    async with running(SLOTS=1, WORKER_MAX_GROWTH="32MiB") as node:
+        first = (await outcome(node, "Echo", "pid")).result
+        assert (await outcome(node, "Echo", "pid")).result == first
+        await outcome(node, "Dies", "grow", method_kwargs={"megabytes": 64})
+        assert (await outcome(node, "Echo", "pid")).result != first

