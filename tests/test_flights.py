@@ -1,4 +1,4 @@
-"""The main job, end to end: the flights example as its user runs it, against an answer of its own."""
+"""The main job, end to end: the flights example as its user runs it, against an answer apart."""
 
 import csv
 import importlib.metadata

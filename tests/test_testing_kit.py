@@ -8,6 +8,7 @@ import textwrap
 import threading
 
 import pytest
+
 import fossa.testing
 from fossa import BaseConfig
 from fossa.errors import NodeStopped, TaskRefused
