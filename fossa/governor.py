@@ -152,7 +152,7 @@ class Governor(Node):
 
     async def _settle_again(self, task: Task, delivery: Delivery) -> None:
         outcome = await self.outcome(task.id)
-        await self._settle(LiveTask(task, delivery=delivery), outcome)
+        await self._acknowledge(LiveTask(task, delivery=delivery), outcome)
 
     def _durable(self, live: LiveTask, commit: "asyncio.Future[None]") -> None:
         """A new task is in the ledger, or could not be written to it."""

@@ -68,6 +68,18 @@ async def test_a_memory_source_tells_how_each_message_was_settled(start_node):
     await node.stop()
 
 
+async def test_a_message_that_comes_twice_is_settled_twice_and_told_once(start_node):
+    source, sink = MemorySource(), MemorySink(required=True)
+    await start_node(SOURCES=[source], SINKS=[sink], EXECUTORS=[MemoryExecutor()])
+    ids = []
+    for _ in range(2):
+        message = source.push("Echo", "say", idempotency_key="the-same")
+        assert (await asyncio.wait_for(asyncio.wrap_future(message.settled), 10)).complete
+        ids.append(message.admitted.result(10).id)
+    assert ids[0] == ids[1]
+    assert [taken.task.id for taken in sink.taken] == ids[:1]
+
+
 async def test_a_memory_source_gets_back_what_a_node_did_not_end(start_node):
     source, executor = MemorySource(), MemoryExecutor(hold=True)
     node = await start_node(SOURCES=[source], EXECUTORS=[executor])
