@@ -44,17 +44,3 @@ def test_the_answer_is_the_one_computed_without_ayeaye_and_without_fossa(tmp_pat
     for name, expected in reference().items():
         with (tmp_path / "data" / "tables" / f"{name}.csv").open(newline="") as file:
             assert list(csv.DictReader(file)) == expected, name
-
-
-@pytest.mark.usefixtures("flights")
-def test_a_failure_is_the_examples_exit_status(tmp_path):
-    (tmp_path / "data").write_text("a file where a directory should be")
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE), "--data", str(tmp_path / "data")],
-        env={**os.environ, "FOSSA_HTTP_PORT": "0", "FOSSA_STATE_DIR": str(tmp_path / "state")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode != 0
