@@ -11,7 +11,7 @@ import msgspec
 
 from fossa.composition import Composition, Model
 from fossa.errors import BadArguments, NotAccepted
-from fossa.tasks import Request, Task, new_id
+from fossa.tasks import Delivery, Request, Task, new_id
 
 #: The four JSON objects that a request may carry, in the order in which they are encoded.
 ARGUMENTS = (
@@ -33,12 +33,22 @@ class Admission:
         self._max_bytes: int = composition.MAX_ARGUMENTS_BYTES
         self._max_depth: int = composition.MAX_ARGUMENTS_DEPTH
 
-    def task(self, request: Request, source: str) -> Task:
-        """The task that a request asks for. Raises `TaskRefused` with all that is wrong."""
+    def task(self, delivery: Delivery) -> Task:
+        """The task that a delivery asks for. Raises `TaskRefused` with all that is wrong."""
+        request, origin = delivery.request, delivery.origin
         model = self.accepted(request.model, request.method)
         limits = model.limits
+        family: dict[str, Any] = {"id": new_id()}
+        if origin is not None:
+            family = {
+                "id": origin.task_id,
+                "parent_id": origin.parent_id,
+                "root_id": origin.root_id,
+                "depth": origin.depth,
+                "key": origin.key,
+            }
         return Task(
-            id=new_id(),
+            **family,
             model=model.name,
             method=request.method,
             arguments=self._arguments(request),
@@ -47,7 +57,8 @@ class Admission:
             priority=_number(request, "priority", limits.priority, -100, 100, whole=True),
             timeout=_number(request, "timeout", self._timeout(model), 0.001, 1e9),
             retries=_number(request, "retries", self._retries(model), 0, 1000, whole=True),
-            source=source,
+            source=delivery.source,
+            redelivered=delivery.redelivers,
             accepted=time.time(),
         )
 

@@ -7,7 +7,7 @@ reverse once it has drained.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -33,6 +33,10 @@ class Component:
         """None if it can do its work now, else why not: the node's readiness shows it."""
         return None
 
+    def fleet(self) -> "Sequence[Mapping[str, Any]]":
+        """Other nodes that it has heard of, each as `Node.fleet` describes one."""
+        return ()
+
 
 class Source(Component, ABC):
     """Where tasks come from."""
@@ -41,9 +45,9 @@ class Source(Component, ABC):
     async def run(self, node: "Node") -> None:
         """Hand deliveries to `node.admit` until cancelled.
 
-        A source that *takes* messages awaits `node.reserve()` before each one, so that a busy
-        node hoards nothing. One that is *given* requests (HTTP) calls `admit` at once and passes on
-        the `TaskRefused` that it may raise.
+        A source that *takes* messages awaits `node.reserve()` before each one, or looks for them
+        only after `node.slot_free()`, so that a busy node hoards nothing. One that is *given*
+        requests (HTTP) calls `admit` at once and passes on the `TaskRefused` that it may raise.
         """
 
 
@@ -55,13 +59,25 @@ class Executor(Component, ABC):
     #: Short attempts of one tenure that it is given at once, at the most; 1: it wants them singly.
     chunk: int = 1
 
+    def room(self, model: str) -> int:
+        """For a remote one: shares of work (an attempt, or short ones of one tenure) it takes now.
+
+        When it has room again it calls `node.look_again()`.
+        """
+        return 1
+
+    def far_slots(self, model: str) -> int:
+        """For a remote one: slots of other nodes that accept the model, as far as is known."""
+        return 0
+
     @abstractmethod
     async def run(self, attempt: "Attempt", live: "LiveAttempt") -> "Outcome":
         """Run the attempt to its end and say how it ended.
 
         A model's failure is a returned `Outcome`. Raise only where the machinery failed: the node
         makes it an outcome with the reason `executor` and counts a crash; `NotBegun` queues the
-        task again. Where it is cancelled
+        task again. What a remote executor returns is the task's outcome: the other node has
+        counted retries and crashes. Where it is cancelled
         (the task was, or the node's drain ran out of time) it ends the attempt for good, then lets
         the `CancelledError` out.
         """
@@ -154,6 +170,30 @@ class Node(ABC):
     @abstractmethod
     async def reserve(self) -> Reservation:
         """Returns once a slot is free, and keeps it until used or released."""
+
+    @abstractmethod
+    def reserve_now(self) -> Reservation | None:
+        """A slot that is free now and that nobody in the queue wants, kept; None: there is none."""
+
+    @abstractmethod
+    async def slot_free(self, free: bool = True) -> None:
+        """Returns once `reserve_now` would find a slot; with `free` False, once it would not."""
+
+    @abstractmethod
+    async def withdraw(self, task_id: str) -> bool:
+        """Take back a task that its source redelivers, and forget it; False once it has begun."""
+
+    @abstractmethod
+    def look_again(self) -> None:
+        """A remote executor has room, or knows of more slots: hand out what is queued."""
+
+    @abstractmethod
+    def fleet(self) -> "list[dict[str, Any]]":
+        """This node, then the others that its components have heard of, each once.
+
+        Each has name, id, booted, versions, models, slots, slots_free, running, queued, state,
+        last_seen (seconds since the epoch) and this (whether it is this node).
+        """
 
     @abstractmethod
     async def record(self, task_id: str) -> "Record":

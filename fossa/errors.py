@@ -42,11 +42,15 @@ class NotBegun(ExecutorError):
     Attributes:
         suspect: whether the process died with this attempt among those it had been given; it is
             then attempted apart from others.
+        near: whether no remote executor should get it again.
     """
 
-    def __init__(self, message: str | None = None, *, suspect: bool = False) -> None:
+    def __init__(
+        self, message: str | None = None, *, suspect: bool = False, near: bool = False
+    ) -> None:
         super().__init__(message)
         self.suspect = suspect
+        self.near = near
 
 
 class NodeStopped(FossaError):

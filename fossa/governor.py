@@ -39,6 +39,7 @@ from fossa.tasks import (
     LogLine,
     Outcome,
     Reason,
+    Record,
     Request,
     Status,
     Task,
@@ -65,7 +66,7 @@ class Governor(Node):
             composition.slots,
             composition.models,
             self._start,
-            lambda live: self._choose_executor(live.task).chunk,
+            composition.executors,
         )
         self._isolation: str = composition.ISOLATION
         self._live: dict[str, LiveTask] = {}
@@ -76,11 +77,6 @@ class Governor(Node):
         #: Idempotency keys whose first submission is being looked at.
         self._claims: dict[str, asyncio.Future[Task]] = {}
         self._executors = {e.name: e for e in composition.executors}
-        #: For tasks and for subtasks, where no plugin chooses: subtasks go far, tasks stay near.
-        self._default_executors = [
-            min(composition.executors, key=lambda e: e.remote is not remote)
-            for remote in (False, True)
-        ]
         self._sinks = Sinks(composition.sinks, self.logger)
         self._chores: set[asyncio.Task[Any]] = set()
         #: What takes outcomes that are in the ledger to the sinks and the sources.
@@ -96,10 +92,13 @@ class Governor(Node):
         self, delivery: Delivery, reservation: Reservation | None = None
     ) -> tuple[Task, bool]:
         self._check_open()
-        task = self._admission.task(delivery.request, delivery.source)
-        if task.idempotency_key is None:
+        task = self._admission.task(delivery)
+        key = task.idempotency_key
+        if key is None and delivery.origin is not None:
+            key = task.id
+        if key is None:
             return await self._admit(task, delivery, reservation), True
-        return await self._admit_once(task.idempotency_key, task, delivery, reservation)
+        return await self._admit_once(key, task, delivery, reservation)
 
     async def _admit(self, task: Task, delivery: Delivery, reservation: Reservation | None) -> Task:
         if reservation is not None:
@@ -127,7 +126,7 @@ class Governor(Node):
             return known, False
         claim = self._claims[key] = asyncio.get_running_loop().create_future()
         try:
-            record = await self._ledger.by_idempotency_key(key)
+            record = await self._known(key, delivery)
             known = record.task if record else await self._admit(task, delivery, reservation)
             claim.set_result(known)
         except BaseException as error:
@@ -137,8 +136,19 @@ class Governor(Node):
         finally:
             del self._claims[key]
         if record is not None:
+            if record.outcome is None and known.id not in self._live:
+                await self._revive(record)
             self._adopt(known, delivery)
         return known, record is None
+
+    async def _known(self, key: str, delivery: Delivery) -> Record | None:
+        """What this node knows already of a delivery's task."""
+        if delivery.origin is None:
+            return await self._ledger.by_idempotency_key(key)
+        live = self._live.get(key)
+        if live is not None:
+            return live.record()
+        return await self._ledger.get(key) if delivery.again else None
 
     def _adopt(self, task: Task, delivery: Delivery) -> None:
         """A delivery of a task that is known already: it is settled with the task's one outcome."""
@@ -149,6 +159,23 @@ class Governor(Node):
             live.delivery = delivery
         else:
             self._chore(self._settle_again(task, delivery))
+
+    async def _revive(self, record: Record) -> None:
+        """A task that this node lost when it died has come again."""
+        live = LiveTask(record.task)
+        self._live[live.task.id] = live
+        live.row.attempts, live.row.started = record.attempts, record.started
+        live.row.crashes = await self._ledger.crashes(record.task.id)
+        self._take_up(live, lost=record.status is Status.RUNNING)
+
+    def _take_up(self, live: LiveTask, *, lost: bool) -> None:
+        """Go on with a task of an earlier boot; `lost`: an attempt was under way."""
+        live.row.crashes += lost
+        if lost and live.row.crashes >= self.composition.CRASH_ATTEMPTS:
+            text = f"the node died under it {live.row.crashes} times"
+            self._chore(self._end(live, self._outcome_now(live, Reason.LOST_NODE, text)))
+        else:
+            self._enqueue(live)
 
     async def _settle_again(self, task: Task, delivery: Delivery) -> None:
         outcome = await self.outcome(task.id)
@@ -178,17 +205,64 @@ class Governor(Node):
         if most and queued >= most:
             raise QueueFull(f"{queued} tasks are queued and MAX_QUEUED_TASKS is {most}: try later")
 
+    @property
+    def slots_here(self) -> int:
+        return self._slots.total
+
     async def reserve(self) -> SlotReservation:
         return await self._slots.reserve()
+
+    def reserve_now(self) -> SlotReservation | None:
+        return self._slots.reserve_now()
+
+    async def slot_free(self, free: bool = True) -> None:
+        await self._slots.watch(free)
+
+    def look_again(self) -> None:
+        if self._state in ("running", "stopping"):
+            self._slots.fill()
+
+    async def withdraw(self, task_id: str) -> bool:
+        live = self._live.get(task_id)
+        if live is None or not live.task.redelivered or live.row.attempts or live.given_back:
+            return False
+        if live.row.outcome is not None or live.cancelling is not None:
+            return False
+        self._slots.remove(live)
+        self._forget(live)
+        return True
+
+    def _forget(self, live: LiveTask) -> None:
+        """A task leaves this node without an outcome: its source gives it to somebody else."""
+        live.given_back = True
+        self._live.pop(live.task.id, None)
+        self._ledger.forget(live.task.id)
+        self._idle.set()
 
     # start
 
     def _enqueue(self, live: LiveTask) -> None:
         live.timer = None
         live.row.status = Status.QUEUED
+        try:
+            live.executor = self._choose_executor(live)
+        except Exception as error:
+            self.logger.exception("task %s: no executor could be chosen", live.task.id)
+            text = f"{type(error).__name__}: {error}"
+            self._chore(self._end(live, self._outcome_now(live, Reason.EXECUTOR, text)))
+            return
         self._slots.enqueue(live)
 
-    def _start(self, live: LiveTask, slot: Slot) -> None:
+    def _choose_executor(self, live: LiveTask) -> Executor | None:
+        """What a plugin chose; else, for a subtask, None: whoever has room first."""
+        name = self._hooks.choose_executor(live.task, self.composition.executors)
+        if name is None:
+            return self._slots.near if live.near or live.top_level else None
+        if name not in self._executors:
+            raise FossaError(f"a plugin chose the executor {name!r}, which this node lacks")
+        return self._executors[name]
+
+    def _start(self, live: LiveTask, slot: Slot, executor: Executor) -> None:
         row, task = live.row, live.task
         row.status = Status.RUNNING
         row.attempts += 1
@@ -198,13 +272,15 @@ class Governor(Node):
         if row.attempts > 1:
             live.begin_again()
         live.begun = False
+        live.executor = executor
+        lane, lanes = live.place()
         live.attempt = Attempt(
             task=task,
             number=row.attempts,
             started=now,
-            parallelism=self._slots.total,
-            lane=live.lane.number if live.lane else None,
-            lanes=live.parent.limit if live.parent and live.lane else None,
+            parallelism=self._slots.total + self._slots.far_slots(task.model),
+            lane=lane,
+            lanes=lanes,
             isolation=model.limits.isolation or self._isolation,
             memory=model.memory or self.composition.memory,
             tenure=slot.tenure,
@@ -216,14 +292,18 @@ class Governor(Node):
 
     async def _attempt(self, live: LiveTask, attempt: Attempt) -> None:
         live.begun = True
+        final = False
         try:
             if live.cancelling is not None or live.given_back:
                 raise asyncio.CancelledError
             self._hooks.observe("fossa_attempt_started", attempt=attempt)
+            if live.watch is not None:
+                live.watch.begun(attempt.number)
             if attempt.number > 1 or live.task.retry_of:
                 await self._prepare_again(live)
-            executor = self._choose_executor(live.task)
-            outcome = await executor.run(attempt, _Live(self, live))
+            assert live.executor is not None
+            outcome = await live.executor.run(attempt, _Live(self, live))
+            final = live.executor.remote
         except asyncio.CancelledError:
             if live.given_back:
                 self._leave(live)
@@ -232,7 +312,7 @@ class Governor(Node):
                 return
             outcome = self._outcome_now(live, Reason.CANCELLED, live.cancelling or "cancelled")
         except NotBegun as error:
-            self._queue_again(live, error.suspect)
+            self._queue_again(live, error)
             return
         except Exception as error:
             self.logger.exception("task %s: its executor failed", live.task.id)
@@ -241,15 +321,16 @@ class Governor(Node):
         self._slots.durations.learn(live, outcome)
         self._leave(live)
         self._hooks.observe("fossa_attempt_ended", attempt=attempt, outcome=outcome)
-        delay = retry_delay(live, outcome, self.composition)
+        delay = None if final else retry_delay(live, outcome, self.composition)
         if delay is None:
             await self._end(live, outcome)
         else:
             self._attempt_again(live, outcome, delay)
 
-    def _queue_again(self, live: LiveTask, suspect: bool) -> None:
+    def _queue_again(self, live: LiveTask, why: NotBegun) -> None:
         """An attempt that was not begun does not count."""
-        live.suspect = live.suspect or suspect
+        live.suspect = live.suspect or why.suspect
+        live.near = live.near or why.near
         live.row.attempts -= 1
         self._slots.durations.forget(live)
         live.runner = None
@@ -270,14 +351,6 @@ class Governor(Node):
             before = [i for i in (task.id, task.retry_of) if i]
             live.finished_keys = await self._ledger.complete_subtasks(before)
 
-    def _choose_executor(self, task: Task) -> Executor:
-        name = self._hooks.choose_executor(task, self.composition.executors)
-        if name is None:
-            return self._default_executors[task.depth > 0]
-        if name not in self._executors:
-            raise FossaError(f"a plugin chose the executor {name!r}, which this node lacks")
-        return self._executors[name]
-
     def _leave(self, live: LiveTask) -> None:
         """An attempt is over: its slot is free, and subtasks that nobody waits for stop."""
         live.runner = None
@@ -292,7 +365,7 @@ class Governor(Node):
         self._note(live, "WARNING", f"{text}; the next begins in {delay:.1f} s")
         live.row.status = Status.QUEUED
         self._ledger.update(live.task.id, live.row)
-        if self._state != "running" and live.task.depth == 0:
+        if self._state != "running" and live.top_level:
             self._chore(self._give_back(live))
             self._idle.set()
             return
@@ -329,7 +402,7 @@ class Governor(Node):
         if refused:
             self._chore(self._end(live, self._outcome_now(live, Reason.REFUSED, refused)))
         else:
-            self._slots.enqueue(live)
+            self._enqueue(live)
 
     async def _deliver_again(self, parent: LiveTask, live: LiveTask, task_id: str) -> None:
         """A subtask that is complete since an earlier attempt of its parent: once is enough."""
@@ -374,7 +447,7 @@ class Governor(Node):
             if not waiter.done():
                 waiter.set_result(outcome)
         self._hooks.observe("fossa_task_ended", task=task, outcome=outcome)
-        if task.depth == 0:
+        if live.top_level:
             await self._settle(live, outcome)
         self._idle.set()
 
@@ -407,8 +480,11 @@ class Governor(Node):
             live.interrupt()
         else:
             self._live.pop(live.task.id, None)
-        live.row.status = Status.QUEUED
-        self._ledger.update(live.task.id, live.row)
+        if live.task.redelivered and live.delivery is not None:
+            self._ledger.forget(live.task.id)
+        else:
+            live.row.status = Status.QUEUED
+            self._ledger.update(live.task.id, live.row)
         for waiter in live.waiters:
             if not waiter.done():
                 text = "the node stopped before the task ended; the task is in its ledger"
@@ -487,6 +563,8 @@ class Governor(Node):
         self.write_log(live, [line])
 
     def write_log(self, live: LiveTask, lines: Sequence[LogLine]) -> None:
+        if live.watch is not None:
+            live.watch.log(lines)
         self._ledger.log(live.task.id, live.log_position + 1, lines)
         live.log_position += len(lines)
 
@@ -517,9 +595,16 @@ class _Live(LiveAttempt):
 
     def progress(self, fraction: float, message: str) -> None:
         self._live.fraction, self._live.message = fraction, message
+        if self._live.watch is not None:
+            self._live.watch.progress(self._live.progress().fraction, message)
 
     def planned(self, total: int | None, limit: int) -> None:
-        self._live.plan(total, limit)
+        live = self._live
+        ahead = 0
+        if live.attempt is not None and limit >= live.attempt.parallelism:
+            # The model sets no limit of its own: other nodes get their next subtasks beforehand.
+            ahead = limit - self._governor.slots_here
+        live.plan(total, limit + ahead)
 
     def subtasks(self, requests: Sequence[SubtaskRequest]) -> None:
         self._governor.fork(self._live, requests)

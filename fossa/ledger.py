@@ -71,16 +71,28 @@ MIGRATIONS = (
         PRIMARY KEY (task_id, n)
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE tasks ADD COLUMN redelivered INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tasks ADD COLUMN listed INTEGER NOT NULL DEFAULT 0;
+    UPDATE tasks SET listed = parent_id IS NULL;
+    DROP INDEX tasks_top;
+    DROP INDEX tasks_top_status;
+    DROP INDEX tasks_top_model;
+    CREATE INDEX tasks_top ON tasks(seq) WHERE listed;
+    CREATE INDEX tasks_top_status ON tasks(status, seq) WHERE listed;
+    CREATE INDEX tasks_top_model ON tasks(model, seq) WHERE listed;
+    """,
 )
 
 _TASK_FIELDS = (
     "id", "model", "method", "arguments", "parent_id", "root_id", "depth", "key",
     "idempotency_key", "retry_of", "priority", "timeout", "retries", "source", "accepted",
+    "redelivered",
 )  # fmt: skip
 _STATE_FIELDS = (
     "status", "attempts", "started", "finished", "crashes", "outcome", "result", "progress",
 )  # fmt: skip
-_COLUMNS = _TASK_FIELDS + _STATE_FIELDS
+_COLUMNS = (*_TASK_FIELDS, *_STATE_FIELDS)
 #: Columns that hold JSON; the rest are plain values.
 _JSON = {"arguments", "outcome", "result", "progress"}
 
@@ -89,10 +101,13 @@ def _extract(position: int, column: str) -> str:
     return f"value {'->' if column in _JSON else '->>'} {position}"
 
 
+_WRITTEN = (*_COLUMNS, "listed")
 _INSERT = (
-    f"INSERT INTO tasks ({', '.join(_COLUMNS)}) "
-    f"SELECT {', '.join(_extract(i, c) for i, c in enumerate(_COLUMNS))} FROM json_each(?)"
+    f"INSERT INTO tasks ({', '.join(_WRITTEN)}) "
+    f"SELECT {', '.join(_extract(i, c) for i, c in enumerate(_WRITTEN))} FROM json_each(?)"
 )
+_DELETE = "DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
+_DELETE_LOGS = "DELETE FROM logs WHERE task_id IN (SELECT value FROM json_each(?))"
 _UPDATE = (
     f"UPDATE tasks SET {', '.join(f'{c} = new.{c}' for c in _STATE_FIELDS)} FROM (SELECT "
     f"value ->> 0 AS id, "
@@ -151,11 +166,15 @@ class Ledger:
         self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="fossa-ledger-read")
         self._inserts: dict[str, tuple[Task, StateRow]] = {}
         self._updates: dict[str, StateRow] = {}
+        self._deletes: set[str] = set()
         self._logs: list[tuple[Any, ...]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
         self._closing = False
+        #: By column and value: who waits for a record.
+        self._asked: dict[str, dict[str, asyncio.Future[Record | None]]] = {}
+        self._reading: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
         #: Why the last commit failed; None where it did not.
         self.trouble: str | None = None
@@ -195,6 +214,13 @@ class Ledger:
             self._updates[task_id] = state
             self._wake.set()
 
+    def forget(self, task_id: str) -> None:
+        """Have no record of a task any more, from the next commit on."""
+        self._inserts.pop(task_id, None)
+        self._updates.pop(task_id, None)
+        self._deletes.add(task_id)
+        self._wake.set()
+
     def log(self, task_id: str, first: int, lines: Sequence[LogLine]) -> None:
         """Record lines of a task; `first` is the position of the first of them, from 1."""
         for n, line in enumerate(lines, first):
@@ -222,13 +248,13 @@ class Ledger:
             self._wake.clear()
             if not self._has_work():
                 continue
-            inserts, updates, logs, waiters = self._take()
-            documents = _documents(inserts, updates, logs)
+            inserts, updates, deletes, logs, waiters = self._take()
+            documents = _documents(inserts, updates, deletes, logs)
             try:
                 await loop.run_in_executor(self._write_thread, self._commit, documents)
             except sqlite3.Error as error:
                 self.trouble = f"{type(error).__name__}: {error}"
-                self._put_back(inserts, updates, logs, waiters)
+                self._put_back(inserts, updates, deletes, logs, waiters)
                 if self._closing:
                     self._fail_waiters(error)
                     return
@@ -242,21 +268,28 @@ class Ledger:
                     waiter.set_result(None)
 
     def _has_work(self) -> bool:
-        return bool(self._inserts or self._updates or self._logs or self._waiters)
+        work = (self._inserts, self._updates, self._deletes, self._logs, self._waiters)
+        return any(work)
 
     def _take(self) -> tuple[Any, ...]:
-        taken = (self._inserts, self._updates, self._logs, self._waiters)
-        self._inserts, self._updates, self._logs, self._waiters = {}, {}, [], []
+        taken = (self._inserts, self._updates, self._deletes, self._logs, self._waiters)
+        self._inserts, self._updates, self._deletes = {}, {}, set()
+        self._logs, self._waiters = [], []
         return taken
 
     def _put_back(
         self,
         inserts: dict[str, Any],
         updates: dict[str, StateRow],
+        deletes: set[str],
         logs: list[Any],
         waiters: list[asyncio.Future[None]],
     ) -> None:
         """A commit failed: its rows come before those that came since."""
+        gone = self._deletes - self._inserts.keys()
+        inserts = {k: v for k, v in inserts.items() if k not in gone}
+        updates = {k: v for k, v in updates.items() if k not in gone}
+        self._deletes |= deletes
         self._inserts = inserts | self._inserts
         later = {k: v for k, v in self._updates.items() if k not in self._inserts}
         self._updates = updates | later
@@ -287,13 +320,45 @@ class Ledger:
 
     async def get(self, task_id: str) -> Record | None:
         """The record of one task."""
-        rows = await self._read(f"{_SELECT} WHERE id = ?", (task_id,))
-        return _record(rows[0]) if rows else None
+        return await self._look_up("id", task_id)
 
     async def by_idempotency_key(self, key: str) -> Record | None:
         """The record of the task that was submitted with this key."""
-        rows = await self._read(f"{_SELECT} WHERE idempotency_key = ?", (key,))
-        return _record(rows[0]) if rows else None
+        return await self._look_up("idempotency_key", key)
+
+    async def crashes(self, task_id: str) -> int:
+        """How often the process or the node died under a task."""
+        rows = await self._read("SELECT crashes FROM tasks WHERE id = ?", (task_id,))
+        return rows[0][0] if rows else 0
+
+    async def _look_up(self, column: str, value: str) -> Record | None:
+        """One record by a unique column. What is asked for while a read is under way shares one."""
+        asked = self._asked.setdefault(column, {})
+        if value not in asked:
+            asked[value] = asyncio.get_running_loop().create_future()
+            if len(asked) == 1:
+                reading = asyncio.create_task(self._answer(column))
+                self._reading.add(reading)
+                reading.add_done_callback(self._reading.discard)
+        return await asyncio.shield(asked[value])
+
+    async def _answer(self, column: str) -> None:
+        """Answer everybody who asks until the read begins."""
+        async with self._lock:
+            asked = self._asked.pop(column)
+            values = _encode(list(asked)).decode()
+            sql = f"{_SELECT} WHERE {column} IN (SELECT value FROM json_each(?))"
+            try:
+                rows = await self._read(sql, (values,))
+            except LedgerError as error:
+                for future in asked.values():
+                    future.set_exception(error)
+                    future.exception()
+                return
+        position = 1 + _COLUMNS.index(column)
+        found = {row[position]: row for row in rows}
+        for value, future in asked.items():
+            future.set_result(_record(found[value]) if value in found else None)
 
     async def page(
         self,
@@ -304,12 +369,12 @@ class Ledger:
         before: int | None = None,
         limit: int = 50,
     ) -> list[Record]:
-        """Records, newest first: top-level tasks, or the subtasks of `parent_id`.
+        """Records, newest first: what this node was given, or the subtasks of `parent_id`.
 
         `before` is the `seq` of the last record of the page before. The cost does not depend on
         how many tasks there are.
         """
-        where, values = ["parent_id IS NULL"], list[Any]()
+        where, values = ["listed"], list[Any]()
         if parent_id is not None:
             where, values = ["parent_id = ?"], [parent_id]
         for column, value in (("status", status), ("model", model)):
@@ -452,12 +517,19 @@ class Ledger:
 def _documents(
     inserts: dict[str, tuple[Task, StateRow]],
     updates: dict[str, StateRow],
+    deletes: set[str],
     logs: list[tuple[Any, ...]],
 ) -> list[tuple[str, bytes]]:
     """The statements of one commit, each with the JSON that it takes its rows from."""
     documents = []
+    if deletes:
+        ids = _encode(list(deletes))
+        documents += [(_DELETE, ids), (_DELETE_LOGS, ids)]
     if inserts:
-        rows = [[*_task_columns(task), *state.columns()] for task, state in inserts.values()]
+        rows = [
+            [*_task_columns(task), *state.columns(), task.parent_id is None or task.redelivered]
+            for task, state in inserts.values()
+        ]
         documents.append((_INSERT, _encode(rows)))
     if updates:
         changed = [[task_id, *state.columns()] for task_id, state in updates.items()]
@@ -471,7 +543,7 @@ def _task_columns(task: Task) -> list[Any]:
     return [
         task.id, task.model, task.method, msgspec.Raw(task.arguments), task.parent_id,
         task.root_id, task.depth, task.key, task.idempotency_key, task.retry_of, task.priority,
-        task.timeout, task.retries, task.source, task.accepted,
+        task.timeout, task.retries, task.source, task.accepted, task.redelivered,
     ]  # fmt: skip
 
 
@@ -495,6 +567,7 @@ def _record(row: Sequence[Any]) -> Record:
     column = dict(zip(_COLUMNS, values, strict=True))
     task_values = {name: column[name] for name in _TASK_FIELDS}
     task_values["arguments"] = column["arguments"].encode()
+    task_values["redelivered"] = bool(column["redelivered"])
     progress = column["progress"]
     return Record(
         task=Task(**task_values),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from fossa.contracts import Deliver
+from fossa.contracts import Deliver, Executor
 from fossa.ledger import StateRow
-from fossa.tasks import Attempt, Delivery, Outcome, Progress, Record, Status, Task
+from fossa.tasks import Attempt, Delivery, Outcome, Progress, Record, Status, Task, Watch
 
 if TYPE_CHECKING:
     from fossa.slots import Slot
@@ -36,6 +36,7 @@ class LiveTask:
         "children",
         "deliver",
         "delivery",
+        "executor",
         "finished_keys",
         "fraction",
         "free_lanes",
@@ -44,6 +45,7 @@ class LiveTask:
         "limit",
         "log_position",
         "message",
+        "near",
         "parent",
         "row",
         "runner",
@@ -81,8 +83,12 @@ class LiveTask:
         #: Whether that has taken its first step.
         self.begun = False
         self.attempt: Attempt | None = None
-        #: The slot that it holds.
+        #: The slot that it holds; None also while it runs on another node.
         self.slot: Slot | None = None
+        #: What runs its attempt, or is to; None: whichever has room first.
+        self.executor: Executor | None = None
+        #: It has been elsewhere and should stay here.
+        self.near = False
         #: A process died that may have died of it: it shares no slot any more.
         self.suspect = False
         #: The delay before its next attempt, while that lasts.
@@ -114,6 +120,15 @@ class LiveTask:
         self.subtasks_total: int | None = None
         #: Position of its newest log line.
         self.log_position = 0
+
+    @property
+    def top_level(self) -> bool:
+        """Whether it is no subtask of a task of this node: its source settles it."""
+        return self.parent is None
+
+    @property
+    def watch(self) -> Watch | None:
+        return self.delivery.watch if self.delivery is not None else None
 
     def interrupt(self) -> None:
         """Make its attempt stop. One that has not taken its first step sees for itself."""
@@ -168,6 +183,13 @@ class LiveTask:
     def join_lane(self, lane: "Lane") -> None:
         lane.users.add(self)
         self.lane = lane
+
+    def place(self) -> tuple[int | None, int | None]:
+        """For a subtask: its lane, and how many lanes its parent has."""
+        if self.lane is not None and self.parent is not None:
+            return self.lane.number, self.parent.limit
+        origin = self.delivery.origin if self.delivery is not None else None
+        return (origin.lane, origin.lanes) if origin is not None else (None, None)
 
     def leave_lane(self) -> "LiveTask | None":
         """Give the lane back; returns a sibling that has it now."""

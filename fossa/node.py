@@ -19,6 +19,15 @@ from fossa.tasks import LogLine, Outcome, Reason, Record, Status
 
 #: Reading it takes a millisecond, and the pages ask for the status each second.
 _version = cache(version)
+#: Seconds for which a task that its source redelivers stays in the ledger without an outcome.
+REDELIVERY_DEADLINE = 86_400.0
+
+
+#: What a node tells the others of itself.
+FLEET_FIELDS = (
+    "name", "id", "booted", "versions", "models", "slots", "slots_free", "running", "queued",
+    "state",
+)  # fmt: skip
 
 
 class RunningNode(Governor):
@@ -64,6 +73,9 @@ class RunningNode(Governor):
     async def _recover(self) -> None:
         """Take up the tasks that an earlier boot left without an outcome."""
         for record, crashes in await self._ledger.unfinished():
+            if record.task.redelivered:
+                self._await_redelivery(record)
+                continue
             live = LiveTask(record.task)
             live.row.attempts, live.row.crashes = record.attempts, crashes
             live.row.started = record.started
@@ -72,13 +84,12 @@ class RunningNode(Governor):
                 text = "the node died; its parent makes it again"
                 self._chore(self._end(live, self._outcome_now(live, Reason.CANCELLED, text)))
                 continue
-            lost = record.status is Status.RUNNING
-            live.row.crashes += lost
-            if lost and live.row.crashes >= self.composition.CRASH_ATTEMPTS:
-                text = f"the node died under it {live.row.crashes} times"
-                self._chore(self._end(live, self._outcome_now(live, Reason.LOST_NODE, text)))
-            else:
-                self._enqueue(live)
+            self._take_up(live, lost=record.status is Status.RUNNING)
+
+    def _await_redelivery(self, record: Record) -> None:
+        """Its source hands it over again, to this node or another; in a day it has done so."""
+        if time.time() - record.task.accepted > REDELIVERY_DEADLINE:
+            self._ledger.forget(record.task.id)
 
     async def stop(self, timeout: float | None = None) -> None:
         """Drain and close. Returns within the timeout (None: DRAIN_TIMEOUT) and a few seconds.
@@ -111,7 +122,7 @@ class RunningNode(Governor):
     async def _drain(self) -> None:
         """Let what runs come to its end; what has not begun is left to others at once."""
         for live in list(self._live.values()):
-            if live.task.depth == 0 and live.runner is None and live.row.outcome is None:
+            if live.top_level and live.runner is None and live.row.outcome is None:
                 self._slots.queue.remove(live)
                 await self._give_back(live)
         while (self._live or self._settling) and (left := self._drain_until - time.monotonic()) > 0:
@@ -187,6 +198,16 @@ class RunningNode(Governor):
             "state_dir": str(self.composition.state_dir or ""),
             "not_ready": self.not_ready(),
         }
+
+    def fleet(self) -> list[dict[str, Any]]:
+        status = self.status()
+        mine = {name: status[name] for name in FLEET_FIELDS}
+        nodes = {self.id: mine | {"last_seen": time.time(), "this": True}}
+        parts = self.composition
+        for component in (*parts.sources, *parts.executors, *parts.sinks):
+            for node in component.fleet():
+                nodes.setdefault(node["id"], {**node, "this": False})
+        return list(nodes.values())
 
     def not_ready(self) -> list[str]:
         reasons = [] if self._state == "running" else [f"the node is {self._state}"]

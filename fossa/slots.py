@@ -6,56 +6,71 @@ How many are in use is never counted up and down: it is how many live attempts h
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
 from fossa.composition import Model
-from fossa.contracts import Reservation
+from fossa.contracts import Executor, Reservation
 from fossa.durations import Durations
 
 if TYPE_CHECKING:
     from fossa.live import LiveTask
 
 
+#: Where a task runs that gets one of this node's slots, among the places of the queue.
+HERE = ""
+#: A share for another node should take so many times as long as one for a slot here: a message
+#: costs more than a turn in a worker.
+FAR_SHARE = 4
+
+
 class TaskQueue:
-    """Tasks that are ready to run: the deepest first, then by priority, then the oldest."""
+    """Tasks that are ready to run: the deepest first, then by priority, then the oldest.
+
+    A task may be had at several places: here, or by a remote executor; the first to ask gets it.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, int, LiveTask]] = []
+        self._heaps: dict[str, list[tuple[int, int, int, LiveTask]]] = {}
         self._queued: set[LiveTask] = set()
         self._order = count()
-        #: Queued tasks that are nobody's subtask: what MAX_QUEUED_TASKS bounds.
+        #: Queued tasks that are nobody's subtask here: what MAX_QUEUED_TASKS bounds.
         self.top_level = 0
 
-    def push(self, live: "LiveTask") -> None:
+    def push(self, live: "LiveTask", places: Iterable[str] = (HERE,)) -> None:
         task = live.task
-        heapq.heappush(self._heap, (-task.depth, -task.priority, next(self._order), live))
+        for place in places:
+            heap = self._heaps.setdefault(place, [])
+            if len(heap) > 64 + 2 * len(self._queued):
+                heap[:] = [entry for entry in heap if entry[3] in self._queued]
+                heapq.heapify(heap)
+            heapq.heappush(heap, (-task.depth, -task.priority, next(self._order), live))
         self._queued.add(live)
-        self.top_level += task.depth == 0
+        self.top_level += live.top_level
 
     def remove(self, live: "LiveTask") -> bool:
         """Take one out; False where it is not in."""
         if live not in self._queued:
             return False
         self._queued.discard(live)
-        self.top_level -= live.task.depth == 0
+        self.top_level -= live.top_level
         return True
 
-    def pop(self, *, subtasks_only: bool = False) -> "LiveTask | None":
-        """The next to run."""
-        live = self.peek()
-        if live is None or (subtasks_only and live.task.depth == 0):
-            return None
-        heapq.heappop(self._heap)
-        self.remove(live)
+    def pop(self, place: str = HERE) -> "LiveTask | None":
+        """The next to run at a place."""
+        live = self.peek(place)
+        if live is not None:
+            heapq.heappop(self._heaps[place])
+            self.remove(live)
         return live
 
-    def peek(self) -> "LiveTask | None":
-        """The next to run, left in."""
-        while self._heap and self._heap[0][3] not in self._queued:
-            heapq.heappop(self._heap)
-        return self._heap[0][3] if self._heap else None
+    def peek(self, place: str = HERE) -> "LiveTask | None":
+        """The next to run at a place, left in."""
+        heap = self._heaps.get(place)
+        while heap and heap[0][3] not in self._queued:
+            heapq.heappop(heap)
+        return heap[0][3] if heap else None
 
     def __len__(self) -> int:
         return len(self._queued)
@@ -65,12 +80,16 @@ class TaskQueue:
 
 
 class Slot:
-    """One slot while it is held: by one attempt, or by short ones that run one after another."""
+    """One slot while it is held: by one attempt, or by short ones that run one after another.
 
-    __slots__ = ("holders", "tenure")
+    A share of work that another node runs is held likewise, among those that are away.
+    """
 
-    def __init__(self, tenure: int) -> None:
+    __slots__ = ("among", "holders", "tenure")
+
+    def __init__(self, tenure: int, among: "set[Slot]") -> None:
         self.tenure = tenure
+        self.among = among
         self.holders: set[LiveTask] = set()
 
 
@@ -84,10 +103,10 @@ class Slots:
         self,
         total: int,
         models: Mapping[str, Model],
-        start: Callable[["LiveTask", Slot], None],
-        chunk: Callable[["LiveTask"], int],
+        start: Callable[["LiveTask", Slot, Executor], None],
+        executors: Sequence[Executor],
     ) -> None:
-        """Take `start`, which begins an attempt, and `chunk`: how many its executor takes."""
+        """Take `start`, which begins an attempt in a slot, by an executor."""
         self.total = total
         self.queue = TaskQueue()
         self.durations = Durations(models)
@@ -95,39 +114,77 @@ class Slots:
         self.subtasks_only = True
         self.held: set[Slot] = set()
         self.reservations: set[SlotReservation] = set()
+        #: For tasks that no plugin has sent elsewhere, and that stay here.
+        self.near = min(executors, key=lambda e: e.remote)
+        self._remote = [e for e in executors if e.remote]
+        #: By remote executor: the shares of work that other nodes have.
+        self._away: dict[str, set[Slot]] = {e.name: set() for e in self._remote}
         self._start = start
-        self._chunk = chunk
         self._waking: deque[tuple[LiveTask, asyncio.Future[None]]] = deque()
         self._reserving: deque[asyncio.Future[SlotReservation]] = deque()
+        self._watching: list[tuple[bool, asyncio.Future[None]]] = []
         self._tenures = count(1)
 
     @property
     def free(self) -> int:
         return self.total - len(self.held) - len(self.reservations)
 
+    @property
+    def vacant(self) -> bool:
+        """Whether a slot is free that nobody in the queue wants."""
+        return self.free > 0 and not self.subtasks_only and self.queue.peek() is None
+
+    def far_slots(self, model: str) -> int:
+        """Slots of other nodes for a model, as far as is known."""
+        return sum(executor.far_slots(model) for executor in self._remote)
+
     def enqueue(self, live: "LiveTask") -> None:
         """Ready to run: it starts once it has a lane of its parent's, and a slot."""
         if live.take_lane():
-            self.queue.push(live)
+            self._push(live)
             self.fill()
 
+    def _push(self, live: "LiveTask") -> None:
+        """Queue it wherever it may run: where it was sent, or here and with whoever is first."""
+        if live.executor is None:
+            self.queue.push(live, (HERE, *(e.name for e in self._remote[:1])))
+        else:
+            self.queue.push(live, (live.executor.name if live.executor.remote else HERE,))
+
     def fill(self) -> None:
-        """Give every free slot to whoever is first."""
+        """Give every free slot to whoever is first, then other nodes what they have room for."""
         while self.free > 0:
             if self._wake_one():
                 continue
-            live = self.queue.pop(subtasks_only=self.subtasks_only)
-            if live is not None:
-                self._fill_slot(live)
+            live = self.queue.peek()
+            if live is not None and not (self.subtasks_only and live.top_level):
+                self.queue.pop()
+                self._fill_slot(live, self._here(live), self.held, 1)
             elif self.subtasks_only or not self._reserve_one():
+                break
+        for executor in self._remote:
+            self._fill_far(executor)
+        self._tell()
+
+    def _here(self, live: "LiveTask") -> Executor:
+        return live.executor or self.near
+
+    def _fill_far(self, executor: Executor) -> None:
+        away = self._away[executor.name]
+        while (live := self.queue.peek(executor.name)) is not None:
+            if len(away) >= executor.room(live.task.model):
                 return
+            if self.subtasks_only and live.top_level:
+                return
+            self.queue.pop(executor.name)
+            self._fill_slot(live, executor, away, FAR_SHARE)
 
     def leave(self, live: "LiveTask") -> None:
         """A task's attempt is over: its slot and its lane are for others."""
         self.rest(live, fill=False)
         sibling = live.leave_lane()
         if sibling is not None:
-            self.queue.push(sibling)
+            self._push(sibling)
         self.fill()
 
     def rest(self, live: "LiveTask", *, fill: bool = True) -> None:
@@ -136,7 +193,7 @@ class Slots:
         if slot is not None:
             slot.holders.discard(live)
             if not slot.holders:
-                self.held.discard(slot)
+                slot.among.discard(slot)
         if fill:
             self.fill()
 
@@ -146,6 +203,8 @@ class Slots:
         self._waking.append((live, future))
         self.fill()
         return future
+
+    # for sources
 
     async def reserve(self) -> "SlotReservation":
         """For a source: a slot that nobody in the queue wants."""
@@ -159,44 +218,78 @@ class Slots:
                 wanted.result().release()
             raise
 
+    def reserve_now(self) -> "SlotReservation | None":
+        """The same, if there is one now."""
+        if not self.vacant:
+            return None
+        reservation = SlotReservation(self)
+        self.reservations.add(reservation)
+        self._tell()
+        return reservation
+
+    async def watch(self, vacant: bool) -> None:
+        """Returns once a slot is vacant, or none is."""
+        if self.vacant is vacant:
+            return
+        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watching.append((vacant, change))
+        await change
+
+    def _tell(self) -> None:
+        """Tell those who watch."""
+        if not self._watching:
+            return
+        vacant = self.vacant
+        for wanted, change in self._watching:
+            if wanted is vacant and not change.done():
+                change.set_result(None)
+        self._watching = [entry for entry in self._watching if not entry[1].done()]
+
     def remove(self, live: "LiveTask") -> None:
         """Take a task out of the queue, if it is in, with the lane that it has there."""
         if self.queue.remove(live):
             self.leave(live)
 
+    # sharing
+
     def _hold(self, slot: Slot, live: "LiveTask") -> None:
-        self.held.add(slot)
+        slot.among.add(slot)
         slot.holders.add(live)
         live.slot = slot
 
-    def _fill_slot(self, live: "LiveTask") -> None:
+    def _fill_slot(
+        self, live: "LiveTask", executor: Executor, among: set[Slot], factor: int
+    ) -> None:
         """Start a task in a slot of its own; short ones of its kind may share it, one by one."""
-        slot = Slot(next(self._tenures))
-        share = self._share(live)
+        slot = Slot(next(self._tenures), among)
+        share = self._share(live, executor, factor)
         self._hold(slot, live)
-        self._start(live, slot)
+        self._start(live, slot, executor)
         for _ in range(share - 1):
-            follower = self._follower(live)
+            follower = self._follower(live, executor)
             if follower is None:
                 return
             self._hold(slot, follower)
-            self._start(follower, slot)
+            self._start(follower, slot, executor)
 
-    def _share(self, live: "LiveTask") -> int:
+    def _share(self, live: "LiveTask", executor: Executor, factor: int) -> int:
         """How many attempts may share a slot: what is queued is spread over all slots first."""
         if live.suspect or live.task.timeout is not None or not self.durations.short(live):
             return 1
         siblings = live.parent is not None and live.lane is not None
         queued = len(live.parent.waiting_children if siblings and live.parent else self.queue)
-        return min(self._chunk(live), self.durations.chunk(live), 1 + queued // self.total)
+        places = self.total + (self.far_slots(live.task.model) if siblings else 0)
+        most = self.durations.chunk(live) * factor
+        return min(executor.chunk, most, 1 + queued * factor // places)
 
-    def _follower(self, live: "LiveTask") -> "LiveTask | None":
+    def _follower(self, live: "LiveTask", executor: Executor) -> "LiveTask | None":
         """The next in the queue, or of the siblings that wait for a lane, if it is alike."""
+        place = executor.name if executor.remote else HERE
         if live.lane is None or live.parent is None:
-            follower = self.queue.peek()
+            follower = self.queue.peek(place)
             if follower is None or not self.durations.alike(live, follower):
                 return None
-            return self.queue.pop()
+            return self.queue.pop(place)
         sibling = live.parent.waiting_child(leave_in=True)
         if sibling is None or not self.durations.alike(live, sibling):
             return None
@@ -209,7 +302,7 @@ class Slots:
         while self._waking:
             live, future = self._waking.popleft()
             if not future.done():
-                self._hold(Slot(next(self._tenures)), live)
+                self._hold(Slot(next(self._tenures), self.held), live)
                 future.set_result(None)
                 return True
         return False

@@ -1,6 +1,7 @@
 """The values that everything else speaks of: frozen, keyword-only, free of behaviour that waits."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -12,8 +13,8 @@ from uuid_utils import uuid7
 from fossa.reasons import POINTLESS_TO_RETRY, Reason
 
 __all__ = [
-    "POINTLESS_TO_RETRY", "Attempt", "Delivery", "LogLine", "Outcome", "Progress", "Reason",
-    "Record", "Request", "Status", "Task", "new_id",
+    "POINTLESS_TO_RETRY", "Attempt", "Delivery", "LogLine", "Origin", "Outcome", "Progress",
+    "Reason", "Record", "Request", "Status", "Task", "Watch", "new_id",
 ]  # fmt: skip
 
 JsonObject = Mapping[str, Any]
@@ -99,6 +100,8 @@ class Task:
     retries: int = field(default=0, validator=ge(0))
     #: Name of the source that it came from.
     source: str = "embed"
+    #: Whether that source hands it over again, here or to another node, if this node loses it.
+    redelivered: bool = False
     #: When it was admitted, in seconds since the epoch.
     accepted: float = 0.0
 
@@ -216,12 +219,51 @@ class Record:
     seq: int = 0
 
 
+@frozen(kw_only=True)
+class Origin:
+    """Who a subtask is that the model of another node made. The source has checked it all."""
+
+    #: The subtask's id, the same on every node.
+    task_id: str
+    parent_id: str
+    root_id: str
+    depth: int = field(validator=ge(1))
+    key: str
+    lane: int | None = None
+    lanes: int | None = None
+
+
+class Watch(ABC):
+    """Follows a delivery's task while it runs, for whoever sent it from afar."""
+
+    @abstractmethod
+    def begun(self, attempt: int) -> None:
+        """An attempt of it has its slot."""
+
+    @abstractmethod
+    def log(self, lines: "Sequence[LogLine]") -> None:
+        """Lines that it wrote, in order."""
+
+    @abstractmethod
+    def progress(self, fraction: float | None, message: str) -> None:
+        """How far it says it has come; `fraction` from 0.0 to 1.0."""
+
+
 @frozen(kw_only=True, eq=False)
 class Delivery:
     """A request as a source hands it over, with the means to settle it."""
 
     request: Request
     source: str
+    #: For a subtask of another node's task.
+    origin: Origin | None = None
+    #: The source hands the task over again, here or to another node, if this node loses it: the
+    #: node does not take it up by itself at its next boot.
+    redelivers: bool = False
+    #: It may have been delivered to this node before.
+    again: bool = False
+    #: Told of what the task does until it has ended.
+    watch: Watch | None = None
     #: Awaited (None: nothing to do) once the outcome is recorded and the required sinks took it.
     ack: Callable[[Outcome], Awaitable[None]] | None = None
     #: Awaited (None: nothing to do) where the node stops before the task has ended: somebody else

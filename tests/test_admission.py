@@ -10,14 +10,14 @@ from support import TestConfig, outcome, running
 from fossa.admission import Admission
 from fossa.composition import compose
 from fossa.errors import BadArguments, NodeStopped, NotAccepted, QueueFull, TaskRefused
-from fossa.tasks import Request
+from fossa.tasks import Delivery, Request
 
 ADMISSION = Admission(compose(TestConfig, MAX_ARGUMENTS_BYTES=10_000))
 
 
 def refused(error, words, **request):
     with pytest.raises(error, match=words):
-        ADMISSION.task(Request(**{"model": "Echo", **request}), "test")
+        ADMISSION.task(Delivery(request=Request(**{"model": "Echo", **request}), source="test"))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,10 @@ def test_only_runnable_public_methods(method):
 
 @pytest.mark.parametrize("method", ["go", "build", "pre_build_check", "say", "resolve"])
 def test_what_may_be_run(method):
-    assert ADMISSION.task(Request(model="Echo", method=method), "test").method == method
+    assert (
+        ADMISSION.task(Delivery(request=Request(model="Echo", method=method), source="test")).method
+        == method
+    )
 
 
 @pytest.mark.parametrize("model", ["Unaccepted", "", None, 5, ["Echo"], {"a": 1}, "models.Echo"])
@@ -87,7 +90,7 @@ def test_whatever_comes_it_is_a_task_or_refused(kwargs, timeout, key):
         model="Echo", method="say", method_kwargs=kwargs, timeout=timeout, idempotency_key=key
     )
     try:
-        task = ADMISSION.task(request, "test")
+        task = ADMISSION.task(Delivery(request=request, source="test"))
     except TaskRefused as error:
         assert str(error)
     else:
