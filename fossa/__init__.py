@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fossa.client import Client
     from fossa.config import BaseConfig, Limits, env, secret_file, use
-    from fossa.contracts import Executor, LiveAttempt, Node, Sink, Source
+    from fossa.contracts import Executor, LiveAttempt, Node, Reservation, Sink, Source
     from fossa.embed import Fossa, TaskHandle, ThreadedFossa, ThreadedTaskHandle
-    from fossa.errors import FossaError
+    from fossa.errors import (
+        ConfigError,
+        FossaError,
+        NodeStopped,
+        NodeStopping,
+        NotAccepted,
+        NotBegun,
+        QueueFull,
+        TaskRefused,
+        TooLate,
+        UnknownTask,
+    )
     from fossa.hookspecs import hookimpl
     from fossa.interrupts import Cancelled, Interrupt, SoftTimeout
     from fossa.standalone import run_fossa
@@ -19,12 +30,15 @@ if TYPE_CHECKING:
         Attempt,
         Delivery,
         LogLine,
+        Origin,
         Outcome,
         Progress,
         Reason,
         Request,
         Status,
         Task,
+        Watch,
+        new_id,
     )
 
 __all__ = [
@@ -45,13 +59,17 @@ __all__ = [
     "Executor",
     "LiveAttempt",
     "Node",
+    "Reservation",
     "Sink",
     "Source",
+    "Watch",
     "hookimpl",
+    "new_id",
     # values
     "Attempt",
     "Delivery",
     "LogLine",
+    "Origin",
     "Outcome",
     "Progress",
     "Reason",
@@ -60,17 +78,37 @@ __all__ = [
     "Task",
     # errors
     "Cancelled",
+    "ConfigError",
     "FossaError",
     "Interrupt",
+    "NodeStopped",
+    "NodeStopping",
+    "NotAccepted",
+    "NotBegun",
+    "QueueFull",
     "SoftTimeout",
+    "TaskRefused",
+    "TooLate",
+    "UnknownTask",
 ]
 
 _HOMES = {
     "fossa.client": ("Client",),
     "fossa.config": ("BaseConfig", "Limits", "env", "secret_file", "use"),
-    "fossa.contracts": ("Executor", "LiveAttempt", "Node", "Sink", "Source"),
+    "fossa.contracts": ("Executor", "LiveAttempt", "Node", "Reservation", "Sink", "Source"),
     "fossa.embed": ("Fossa", "TaskHandle", "ThreadedFossa", "ThreadedTaskHandle"),
-    "fossa.errors": ("FossaError",),
+    "fossa.errors": (
+        "ConfigError",
+        "FossaError",
+        "NodeStopped",
+        "NodeStopping",
+        "NotAccepted",
+        "NotBegun",
+        "QueueFull",
+        "TaskRefused",
+        "TooLate",
+        "UnknownTask",
+    ),
     "fossa.hookspecs": ("hookimpl",),
     "fossa.interrupts": ("Cancelled", "Interrupt", "SoftTimeout"),
     "fossa.standalone": ("run_fossa",),
@@ -78,12 +116,15 @@ _HOMES = {
         "Attempt",
         "Delivery",
         "LogLine",
+        "Origin",
         "Outcome",
         "Progress",
         "Reason",
         "Request",
         "Status",
         "Task",
+        "Watch",
+        "new_id",
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -101,13 +101,12 @@ class Governor(Node):
         return await self._admit_once(key, task, delivery, reservation)
 
     async def _admit(self, task: Task, delivery: Delivery, reservation: Reservation | None) -> Task:
-        if reservation is not None:
-            reservation.release()
-        else:
+        if reservation is None:
             self._check_room()
         if reason := self._hooks.refuse_task(task):
             raise TaskRefused(reason)
         live = LiveTask(task, delivery=delivery)
+        live.reservation = reservation
         self._live[task.id] = live
         self._arriving.add(live)
         self._ledger.insert(task, live.row)
@@ -127,6 +126,8 @@ class Governor(Node):
         claim = self._claims[key] = asyncio.get_running_loop().create_future()
         try:
             record = await self._known(key, delivery)
+            if record and record.outcome is None and record.task.id not in self._live:
+                await self._revive(record)
             known = record.task if record else await self._admit(task, delivery, reservation)
             claim.set_result(known)
         except BaseException as error:
@@ -136,8 +137,6 @@ class Governor(Node):
         finally:
             del self._claims[key]
         if record is not None:
-            if record.outcome is None and known.id not in self._live:
-                await self._revive(record)
             self._adopt(known, delivery)
         return known, record is None
 
@@ -157,6 +156,8 @@ class Governor(Node):
         live = self._live.get(task.id)
         if live is not None and live.row.outcome is None:
             live.delivery = delivery
+            if live.watch is not None and live.row.attempts:
+                live.watch.begun(live.row.attempts)
         else:
             self._chore(self._settle_again(task, delivery))
 
@@ -186,10 +187,12 @@ class Governor(Node):
         self._arriving.discard(live)
         if commit.exception() is not None:
             self._live.pop(live.task.id, None)
+            live.release()
             return
         self._hooks.observe("fossa_task_accepted", task=live.task)
         if live.cancelling is None and not live.given_back:
             self._enqueue(live)
+        live.release()
 
     def _check_open(self) -> None:
         if self._state in ("new", "stopped"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from fossa.contracts import Deliver, Executor
+from fossa.contracts import Deliver, Executor, Reservation
 from fossa.ledger import StateRow
 from fossa.tasks import Attempt, Delivery, Outcome, Progress, Record, Status, Task, Watch
 
@@ -47,6 +47,7 @@ class LiveTask:
         "message",
         "near",
         "parent",
+        "reservation",
         "row",
         "runner",
         "slot",
@@ -76,6 +77,8 @@ class LiveTask:
         #: How its source settles it; None for a subtask and for one found at boot.
         self.delivery = delivery
         self.parent = parent
+        #: The slot that is kept for it until it is queued.
+        self.reservation: Reservation | None = None
         #: For a subtask: told of the outcome.
         self.deliver = deliver
         #: Its asyncio task while an attempt is under way.
@@ -120,6 +123,12 @@ class LiveTask:
         self.subtasks_total: int | None = None
         #: Position of its newest log line.
         self.log_position = 0
+
+    def release(self) -> None:
+        """It is queued, or never will be: it needs no slot kept for it."""
+        reservation, self.reservation = self.reservation, None
+        if reservation is not None:
+            reservation.release()
 
     @property
     def top_level(self) -> bool:

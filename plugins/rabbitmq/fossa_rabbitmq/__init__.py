@@ -1,0 +1,1 @@
+"""Fossa over RabbitMQ: a source and an executor that pair up."""

@@ -1,0 +1,286 @@
+"""Takes messages as the slots allow: a slot before a fetch, and short ones in a stream.
+
+A node is in one of two states. While it has a slot free and every queue is empty it *listens*: a
+consumer on each queue, so that whatever comes starts at once. Otherwise it *fetches*: for each slot
+that becomes free it asks the queues one by one, the deepest first. What comes while no slot is
+free goes back at once. The queues whose messages take milliseconds are *streamed* instead: a
+consumer brings some work ahead; what waits here nevertheless, for as long as another node might
+have begun it, goes back. `docs/decisions/0009-slot-before-fetch.md` has the why.
+"""
+
+import asyncio
+import contextlib
+from functools import partial
+
+from fossa import FossaError, Node, NodeStopping, Reservation
+from fossa_rabbitmq import wire
+from fossa_rabbitmq.connection import BrokerGone, Channel, ChannelClosed, Connection, Message
+from fossa_rabbitmq.guests import Guests, Held
+from fossa_rabbitmq.levels import Level
+from fossa_rabbitmq.post import Post
+
+#: Seconds that a message which came without a slot may wait for one.
+SLOT_PATIENCE = 0.02
+#: Seconds between two looks at what waits here too long, and how long that is.
+WATCH_INTERVAL, STALE = 0.05, 0.08
+#: Seconds for which a node that has no slot free goes on listening: short tasks are soon over.
+LINGER = 0.005
+
+
+class Intake:
+    """Everything that a source takes from its queues, on one channel after the other."""
+
+    def __init__(self, post: Post, guests: Guests) -> None:
+        self._post = post
+        self._node: Node = post.node
+        self._slots: int = post.node.composition.slots
+        self._guests = guests
+        self._levels = [Level(queue) for queue in post.topology.levels]
+        self._by_tag: dict[str, Level] = {}
+        self._channel: Channel | None = None
+        self._up = asyncio.Event()
+        #: Something arrived or was settled: look at what the consumers may still bring.
+        self._stirred = asyncio.Event()
+        self._stopped = False
+        guests.on_refused = self._refused
+        post.on(wire.PARKED, self._parked)
+
+    async def set_up(self, connection: Connection) -> None:
+        """Begin anew on a connection."""
+        channel = await connection.channel()
+        await self._find_parked(connection)
+        for level in self._levels:
+            level.tag, level.streaming = None, False
+        self._by_tag.clear()
+        self._post.guard(channel, self._post.taking)
+        channel.closed.add_done_callback(lambda _: self._lose(channel))
+        self._channel = channel
+        self._up.set()
+
+    def _lose(self, channel: Channel) -> None:
+        if self._channel is channel:
+            self._channel = None
+            self._up.clear()
+        self._stirred.set()
+        self._guests.lose(channel)
+
+    @property
+    def trouble(self) -> str | None:
+        return None if self._channel is not None else "it takes no messages: it has no channel"
+
+    async def run(self) -> None:
+        """Take messages until cancelled."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            while True:
+                await self._up.wait()
+                try:
+                    await self._turn()
+                except (BrokerGone, ChannelClosed):
+                    await asyncio.sleep(0.05)
+        finally:
+            watch.cancel()
+            await asyncio.wait([watch])
+
+    async def stop(self) -> None:
+        """Take nothing more; what is held is settled as before."""
+        self._stopped = True
+        with contextlib.suppress(BrokerGone, ChannelClosed):
+            await self._close(self._levels)
+
+    # one turn
+
+    async def _turn(self) -> None:
+        channel = self._channel
+        if channel is None:
+            return
+        await self._node.slot_free()
+        if not await self._fetch(channel):
+            await self._listen(channel)
+
+    async def _fetch(self, channel: Channel) -> bool:
+        """Ask queue after queue for one message; False where all are empty."""
+        reservation = self._node.reserve_now()
+        if reservation is None:
+            return True
+        try:
+            for level in self._levels:
+                if level.streaming:
+                    continue
+                message = await channel.get(level.queue)
+                if message is not None:
+                    self._guests.take(self._held(message, level), reservation)
+                    reservation = None
+                    return True
+        finally:
+            if reservation is not None:
+                reservation.release()
+        return False
+
+    async def _listen(self, channel: Channel) -> None:
+        """Wait for whatever comes, while there is a slot for it."""
+        listening = [level for level in self._levels if not level.streaming]
+        await self._open(channel, listening, self._slots)
+        try:
+            while not channel.closed.done() and not self._stopped:
+                self._stirred.clear()
+                await self._stir_or_busy()
+                if not await self._slot_soon() or self._saturated(listening):
+                    return
+        finally:
+            if not channel.closed.done():
+                await self._close([level for level in listening if not level.streaming])
+
+    async def _stir_or_busy(self) -> None:
+        """Returns once no slot is free, or something has happened."""
+        busy = asyncio.ensure_future(self._node.slot_free(False))
+        stirred = asyncio.ensure_future(self._stirred.wait())
+        try:
+            await asyncio.wait([busy, stirred], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            busy.cancel()
+            stirred.cancel()
+
+    async def _slot_soon(self) -> bool:
+        try:
+            await asyncio.wait_for(self._node.slot_free(), LINGER)
+        except TimeoutError:
+            return False
+        return True
+
+    def _saturated(self, levels: list[Level]) -> bool:
+        """Whether a consumer brings no more although a slot is free."""
+        return any(level.unsettled >= self._slots for level in levels)
+
+    # consumers
+
+    async def _open(self, channel: Channel, levels: list[Level], prefetch: int) -> None:
+        for level in levels:
+            level.unsettled = 0
+            level.consumers += 1
+            level.tag = await channel.consume(
+                level.queue,
+                prefetch=prefetch,
+                on_message=partial(self._on_message, level),
+                on_cancel=self._on_cancel,
+            )
+
+    async def _close(self, levels: list[Level]) -> None:
+        channel = self._channel
+        for level in levels:
+            tag, level.tag = level.tag, None
+            if tag is not None and channel is not None:
+                await channel.cancel(tag)
+
+    def _on_cancel(self, tag: str, why: str) -> None:
+        """The broker ended a consumer: the queue was deleted, or its leader went."""
+        self._post.taking.restart(f"the broker cancelled a consumer: {why}")
+
+    def _on_message(self, level: Level, message: Message) -> None:
+        held = self._held(message, level)
+        if level.streaming and not self._stopped:
+            self._guests.take(held, None)
+            return
+        level.unsettled += 1
+        self._stirred.set()
+        reservation = self._node.reserve_now()
+        if reservation is not None:
+            self._guests.take(held, reservation)
+        else:
+            self._guests.do(self._wait_for_slot(held))
+
+    async def _wait_for_slot(self, held: Held) -> None:
+        """It came just as the last slot went: a slot soon, or back with it."""
+        reservation: Reservation | None = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SLOT_PATIENCE):
+                while reservation is None:
+                    await self._node.slot_free()
+                    reservation = self._node.reserve_now()
+        if reservation is None:
+            held.give_back()
+        else:
+            self._guests.take(held, reservation)
+
+    def _held(self, message: Message, level: Level) -> Held:
+        consumer = level.consumers if message.consumer_tag else 0
+
+        def learn(seconds: float) -> None:
+            level.learn(seconds)
+            if consumer == level.consumers:
+                level.unsettled -= 1
+
+        return Held(message, learn)
+
+    # streams, and what waits too long
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            self._guests.drop_orphans()
+            channel = self._channel
+            if channel is None:
+                continue
+            try:
+                if self._stopped:
+                    await self._close(self._levels)
+                    continue
+                await self._begin_streams(channel)
+                await self._end_streams()
+                await self._fetch_deeper(channel)
+            except (BrokerGone, ChannelClosed):
+                continue
+
+    async def _begin_streams(self, channel: Channel) -> None:
+        for level in self._levels:
+            if level.short and not level.streaming and not self._stopped:
+                await self._close([level])
+                level.streaming = True
+                await self._open(channel, [level], level.ahead(self._slots))
+
+    async def _end_streams(self) -> None:
+        """A stream ends where its messages are short no more, or wait here for too long."""
+        stale = self._post.fleet.idle and await self._guests.give_back_stale(STALE)
+        for level in self._levels:
+            if level.streaming and (stale or not level.short):
+                await self._close([level])
+                level.streaming = False
+                level.forget()
+                self._stirred.set()
+
+    async def _fetch_deeper(self, channel: Channel) -> None:
+        """While a stream keeps the slots busy, look for what should be run before it."""
+        streaming = [i for i, level in enumerate(self._levels) if level.streaming]
+        for level in self._levels[: streaming[-1] if streaming else 0]:
+            if not level.streaming and level.tag is None and not self._stopped:
+                message = await channel.get(level.queue)
+                if message is not None:
+                    self._guests.take(self._held(message, level), None)
+
+    def _refused(self, error: FossaError) -> None:
+        """The node takes nothing now: bring nothing ahead."""
+        if isinstance(error, NodeStopping):
+            self._stopped = True
+        for level in self._levels:
+            level.forget()
+        self._stirred.set()
+
+    # models that not every node accepts
+
+    async def _find_parked(self, connection: Connection) -> None:
+        for model in self._node.composition.models:
+            queue = self._post.topology.model(model)
+            known = any(level.queue == queue for level in self._levels)
+            if not known and await self._post.exists(connection, queue):
+                self._add(queue)
+
+    def _parked(self, parked: wire.Parked) -> None:
+        queue = self._post.topology.model(parked.model)
+        if parked.model in self._node.composition.models:
+            if all(level.queue != queue for level in self._levels):
+                self._add(queue)
+            self._stirred.set()
+
+    def _add(self, queue: str) -> None:
+        """Look there too: after subtasks, before new tasks."""
+        self._levels.insert(2, Level(queue))

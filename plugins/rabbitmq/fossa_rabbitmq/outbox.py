@@ -1,0 +1,285 @@
+"""Subtasks that other nodes run: sent, watched, and their outcomes."""
+
+import asyncio
+from collections.abc import Sequence
+
+from attrs import define, field
+
+from fossa import Attempt, LiveAttempt, NotBegun, Outcome, Reason, Status, new_id
+from fossa_rabbitmq import wire
+from fossa_rabbitmq.connection import BrokerGone, Connection, Message, Nacked, TooLarge, Unroutable
+from fossa_rabbitmq.post import Post, again
+from fossa_rabbitmq.topology import declare_replies
+from fossa_rabbitmq.wire import BadMessage, Letter
+
+#: Bytes of one message with several subtasks, roughly: more subtasks go into the next.
+LETTER_BYTES = 256 * 1024
+#: Replies that the broker may send ahead.
+_PREFETCH = 200
+#: Seconds that a cancelled attempt gets to end on its node, beyond what the config allows there.
+_CANCEL_MARGIN = 5.0
+#: …where it is not known to have begun.
+_CANCEL_UNBEGUN = 1.0
+
+
+@define(eq=False)
+class Sent:
+    """One attempt that another node is to run."""
+
+    attempt: Attempt
+    live: LiveAttempt
+    outcome: "asyncio.Future[Outcome]"
+    #: The message that it is in, while nobody is known to have begun it.
+    parcel: "Parcel | None" = None
+    begun: bool = False
+
+
+@define(eq=False)
+class Parcel:
+    """The attempts that travel in one message."""
+
+    queue: str
+    letter: Letter
+    sents: list[Sent]
+    sending: bool = False
+
+
+@define
+class _Share:
+    """Attempts that were begun together and have not been sent yet."""
+
+    sents: list[Sent] = field(factory=list)
+
+
+class Outbox:
+    """What this node has sent and has no outcome of."""
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+        self._sent: dict[str, Sent] = {}
+        self._shares: dict[int, _Share] = {}
+        self._cancelled: list[str] = []
+        self._grace = post.node.composition.INTERRUPT_GRACE
+        self._grace += post.node.composition.TERMINATE_GRACE + _CANCEL_MARGIN
+        self.replies = post.topology.replies(post.node.id)
+
+    async def open(self) -> None:
+        self._post.outbox = self
+        self._post.on(wire.QUEUES_LOST, lambda _: self.send_again("a queue was lost"))
+        await self._post.each_time(self._set_up)
+
+    async def close(self) -> None:
+        self._post.never_again(self._set_up)
+        self._post.outbox = None
+        connection = self._post.taking.connection
+        if connection is not None:
+            try:
+                channel = await connection.channel()
+                await channel.delete_queue(self.replies)
+            except BrokerGone as error:
+                self._post.node.logger.debug("%s was not deleted: %s", self.replies, error)
+
+    async def _set_up(self, connection: Connection) -> None:
+        """Wait for replies: in a queue that is still there after a lost connection."""
+        lost = not await self._post.exists(connection, self.replies)
+        channel = await connection.channel()
+        self._post.guard(channel, self._post.taking)
+        await declare_replies(channel, self._post.options, self._post.node.id)
+        await channel.consume(
+            self.replies,
+            prefetch=_PREFETCH,
+            on_message=self._on_reply,
+            on_cancel=lambda _, why: self._post.taking.restart(why),
+        )
+        if lost:
+            self.send_again("the queue for replies was lost", begun=True)
+
+    # send
+
+    async def run(self, attempt: Attempt, live: LiveAttempt) -> Outcome:
+        """Have another node run it."""
+        loop = asyncio.get_running_loop()
+        sent = Sent(attempt, live, loop.create_future())
+        self._sent[attempt.task.id] = sent
+        share = self._shares.get(attempt.tenure)
+        if share is None:
+            share = self._shares[attempt.tenure] = _Share()
+            loop.call_soon(self._dispatch, attempt.tenure)
+        share.sents.append(sent)
+        try:
+            return await asyncio.shield(sent.outcome)
+        except asyncio.CancelledError:
+            await self._cancel(sent)
+            raise
+        finally:
+            self._forget(sent)
+
+    def _forget(self, sent: Sent) -> None:
+        if self._sent.get(sent.attempt.task.id) is sent:
+            del self._sent[sent.attempt.task.id]
+        if not sent.outcome.done():
+            sent.outcome.cancel()
+
+    def _dispatch(self, tenure: int) -> None:
+        """Send what was begun together, in as few messages as is sane."""
+        waiting = [s for s in self._shares.pop(tenure).sents if not s.outcome.done()]
+        if not self._post.sending:
+            for sent in waiting:
+                _fail(sent, NotBegun("there is no connection to the broker", near=True))
+            return
+        letter: list[Sent] = []
+        size = 0
+        for sent in waiting:
+            size += len(sent.attempt.task.arguments) + 400
+            if letter and size > LETTER_BYTES:
+                self._send_off(letter)
+                letter, size = [], 0
+            letter.append(sent)
+        if letter:
+            self._send_off(letter)
+
+    def _send_off(self, sents: list[Sent]) -> None:
+        content = wire.Subtasks(self._post.me, [wire.subtask(s.attempt) for s in sents])
+        message_id = new_id()
+        letter = wire.letter(
+            wire.SUBTASKS,
+            content,
+            message_id=message_id,
+            correlation_id=message_id,
+            reply_to=self.replies,
+        )
+        queue = self._post.topology.subtasks(sents[0].attempt.task.depth)
+        parcel = Parcel(queue, letter, sents)
+        for sent in sents:
+            sent.parcel = parcel
+        self._post.do(self._send(parcel))
+
+    async def _send(self, parcel: Parcel) -> None:
+        """Publish a parcel until it is safe, or nobody waits for it any more."""
+        parcel.sending = True
+        pause = 0.05
+        try:
+            while any(not s.outcome.done() for s in parcel.sents):
+                try:
+                    await self._post.send(parcel.letter, parcel.queue)
+                    return
+                except TooLarge as error:
+                    for sent in parcel.sents:
+                        _end(sent, _failed(sent, str(error)))
+                    return
+                except Unroutable:
+                    self._post.taking.restart(f"the queue {parcel.queue} is not there")
+                except (BrokerGone, Nacked):
+                    parcel.letter = again(parcel.letter)
+                await asyncio.sleep(pause)
+                pause = min(1.0, 2 * pause)
+                await self._post.giving.up()
+        finally:
+            parcel.sending = False
+
+    def send_again(self, why: str, *, begun: bool = False) -> None:
+        """Send what may have been lost; what other nodes have begun only where that is asked."""
+        parcels = {
+            id(s.parcel): s.parcel
+            for s in self._sent.values()
+            if s.parcel is not None and (begun or not s.begun)
+        }
+        idle = [parcel for parcel in parcels.values() if not parcel.sending]
+        if idle:
+            self._post.node.logger.warning("%d messages are sent again: %s", len(idle), why)
+        for parcel in idle:
+            parcel.letter = again(parcel.letter)
+            self._post.do(self._send(parcel))
+
+    # outcomes
+
+    def _on_reply(self, message: Message) -> None:
+        try:
+            self._read(message)
+        except BadMessage as error:
+            self._post.node.logger.warning("a reply was not understood: %s", error)
+        finally:
+            message.channel.ack(message.delivery_tag)
+
+    def _read(self, message: Message) -> None:
+        kind = message.properties.type or ""
+        if kind == wire.OUTCOMES:
+            for item in wire.read(kind, message.body, message.properties).outcomes:
+                self._ended(item)
+        elif kind == wire.EVENTS:
+            for item in wire.read(kind, message.body, message.properties).events:
+                self._happened(item)
+        elif kind == wire.OUTCOME:
+            self._refused(message)
+        else:
+            raise BadMessage("bad_message", f"a message of type {kind!r:.50} is no reply")
+
+    def _ended(self, item: wire.SubtaskOutcome) -> None:
+        sent = self._sent.get(item.id)
+        if sent is None or item.attempt != sent.attempt.number:
+            return
+        if item.lines:
+            sent.live.log(wire.lines_of(item))
+        _end(sent, wire.outcome_of(item.outcome))
+
+    def _happened(self, item: wire.Event) -> None:
+        sent = self._sent.get(item.id)
+        if sent is None:
+            return
+        sent.begun = True
+        if item.lines:
+            sent.live.log(wire.lines_of(item))
+        if item.fraction is not None:
+            sent.live.progress(item.fraction, item.message)
+
+    def _refused(self, message: Message) -> None:
+        """A whole parcel came to nothing: a node could not read it."""
+        outcome = wire.outcome_of(wire.read(wire.OUTCOME, message.body, message.properties).outcome)
+        for sent in list(self._sent.values()):
+            parcel = sent.parcel
+            if parcel and parcel.letter.properties.message_id == message.properties.correlation_id:
+                _end(sent, outcome)
+
+    def come_home(self, subtask_ids: Sequence[str]) -> None:
+        """This node's own source has taken them: they run here."""
+        for subtask_id in subtask_ids:
+            sent = self._sent.get(subtask_id)
+            if sent is not None:
+                _fail(sent, NotBegun("this node took it itself", near=True))
+
+    # cancel
+
+    async def _cancel(self, sent: Sent) -> None:
+        """Tell the node that runs it, and give that a while to end it."""
+        if sent.outcome.done():
+            return
+        if not self._cancelled:
+            asyncio.get_running_loop().call_soon(self._tell_of_cancelled)
+        self._cancelled.append(sent.attempt.task.id)
+        patience = self._grace if sent.begun else _CANCEL_UNBEGUN
+        await asyncio.wait([sent.outcome], timeout=patience)
+
+    def _tell_of_cancelled(self) -> None:
+        ids, self._cancelled = self._cancelled, []
+        self._post.tell(wire.letter(wire.CANCEL, wire.Cancel(ids), persistent=False))
+
+
+def _end(sent: Sent, outcome: Outcome) -> None:
+    if not sent.outcome.done():
+        sent.outcome.set_result(outcome)
+
+
+def _fail(sent: Sent, error: Exception) -> None:
+    if not sent.outcome.done():
+        sent.outcome.set_exception(error)
+        sent.outcome.exception()
+
+
+def _failed(sent: Sent, text: str) -> Outcome:
+    return Outcome(
+        status=Status.FAILED,
+        reason=Reason.EXECUTOR,
+        message=text,
+        attempt=sent.attempt.number,
+        started=sent.attempt.started,
+    )

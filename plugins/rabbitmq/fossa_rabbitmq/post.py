@@ -1,0 +1,329 @@
+"""What the source and the executor of one node have in common: the links, and who else is there."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
+
+from attrs import evolve
+
+from fossa import FossaError, Node, new_id
+from fossa_rabbitmq import wire
+from fossa_rabbitmq.connection import BrokerGone, Channel, Connection, Message, NoSuchQueue
+from fossa_rabbitmq.fleet import PRESENCE_INTERVAL, Fleet
+from fossa_rabbitmq.link import Link
+from fossa_rabbitmq.options import Options
+from fossa_rabbitmq.topology import Topology, declare, task_arguments
+from fossa_rabbitmq.wire import BadMessage, Letter
+
+if TYPE_CHECKING:
+    from fossa_rabbitmq.outbox import Outbox
+
+#: Messages that may wait for their confirm at once.
+WINDOW = 500
+#: Messages of the control exchange that are kept for this node, at the most, while it is busy.
+_CONTROL_LENGTH = 10_000
+
+Setup = Callable[[Connection], Awaitable[None]]
+Handler = Callable[[Any], None]
+
+_posts: "WeakKeyDictionary[Node, dict[Options, Post]]" = WeakKeyDictionary()
+
+
+class Post:
+    """One node's two links to one broker: one takes, one gives; and the control messages.
+
+    Attributes:
+        fleet: the other nodes.
+        outbox: the executor's, where there is one: subtasks of this node come home to it.
+    """
+
+    def __init__(self, node: Node, options: Options) -> None:
+        self.node = node
+        self.options = options
+        self.topology = Topology(options)
+        self.fleet = Fleet(node.id)
+        self.outbox: Outbox | None = None
+        self.me = wire.NodeName(node.id, node.name)
+        self._users = 0
+        self._opening = asyncio.Lock()
+        self._setups: list[Setup] = []
+        self._handlers: dict[str, list[Handler]] = {}
+        self._chores: set[asyncio.Task[Any]] = set()
+        self._window = asyncio.Semaphore(WINDOW)
+        self._confirmed: Channel | None = None
+        self._plain: Channel | None = None
+        name, logger = node.name, node.logger
+        self.taking = Link(options, f"{name}: consume", logger, self._set_up_taking, self._lost)
+        self.giving = Link(options, f"{name}: publish", logger, self._set_up_giving)
+        self.on(wire.PRESENCE, self._hear)
+        self.on(wire.GOODBYE, self._goodbye)
+
+    @classmethod
+    def of(cls, node: Node, options: Options) -> Self:
+        """The one that a node's source and executor share."""
+        posts = _posts.setdefault(node, {})
+        if options not in posts:
+            posts[options] = cls(node, options)
+        return posts[options]  # type: ignore[return-value]
+
+    # open and close
+
+    async def open(self) -> None:
+        """Connect; only the first of its users does. Raises what will not pass by itself."""
+        async with self._opening:
+            self._users += 1
+            if self._users > 1:
+                return
+            await self.giving.open()
+            await self.taking.open()
+            self.do(self._say_that_we_are_here())
+
+    async def close(self) -> None:
+        """Disconnect; only the last of its users does."""
+        async with self._opening:
+            self._users -= 1
+            if self._users:
+                return
+            self.tell(wire.letter(wire.GOODBYE, wire.Goodbye(self.node.id), persistent=False))
+            for chore in list(self._chores):
+                chore.cancel()
+            if self._chores:
+                await asyncio.wait(self._chores, timeout=5)
+            await self.taking.close()
+            await self.giving.close()
+            _posts.get(self.node, {}).pop(self.options, None)
+
+    async def each_time(self, setup: Setup) -> None:
+        """Have this awaited with the present connection for taking, and with each later one."""
+        self._setups.append(setup)
+        connection = self.taking.connection
+        if connection is not None:
+            try:
+                await setup(connection)
+            except BrokerGone as error:
+                self.taking.restart(str(error))
+
+    def never_again(self, setup: Setup) -> None:
+        if setup in self._setups:
+            self._setups.remove(setup)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why this node can neither take nor give; None where it can."""
+        blocked = self.blocked
+        return (
+            self.taking.trouble
+            or self.giving.trouble
+            or (f"the broker takes no messages: {blocked}" if blocked else None)
+        )
+
+    @property
+    def blocked(self) -> str | None:
+        connection = self.giving.connection
+        return connection.blocked if connection is not None else None
+
+    @property
+    def sending(self) -> bool:
+        """Whether what is sent now has good prospects."""
+        return self._confirmed is not None and self.trouble is None
+
+    # connections
+
+    async def _set_up_giving(self, connection: Connection) -> None:
+        self._confirmed = await connection.channel(confirms=True)
+        self._plain = await connection.channel()
+        for channel in (self._confirmed, self._plain):
+            self.guard(channel, self.giving)
+
+    async def _set_up_taking(self, connection: Connection) -> None:
+        lost = await self._missing(connection, self.topology.subtasks(1))
+        channel = await connection.channel()
+        self.guard(channel, self.taking)
+        await declare(channel, self.options)
+        await self._listen(channel)
+        for setup in list(self._setups):
+            await setup(connection)
+        self.fleet.begin()
+        self.announce(hello=True)
+        if lost:
+            self._tell_of_loss(self.topology.subtasks(1))
+
+    async def _missing(self, connection: Connection, queue: str) -> bool:
+        channel = await connection.channel()
+        try:
+            await channel.declare_queue(queue, passive=True)
+        except NoSuchQueue:
+            return True
+        await channel.close()
+        return False
+
+    async def exists(self, connection: Connection, queue: str) -> bool:
+        """Whether there is a queue of that name."""
+        return not await self._missing(connection, queue)
+
+    async def _listen(self, channel: Channel) -> None:
+        """Hear what is said to all nodes. The queue goes with the connection."""
+        queue = f"{self.topology.control}.{new_id()}"
+        limit = {"x-max-length": _CONTROL_LENGTH}
+        await channel.declare_queue(
+            queue, durable=False, exclusive=True, auto_delete=True, arguments=limit
+        )
+        await channel.bind(queue, self.topology.control)
+        await channel.consume(
+            queue,
+            prefetch=0,
+            no_ack=True,
+            on_message=self._on_control,
+            on_cancel=lambda _, why: self.taking.restart(why),
+        )
+
+    def guard(self, channel: Channel, link: Link) -> None:
+        """A channel that closes takes its connection with it: all of it is made anew."""
+        channel.closed.add_done_callback(lambda closed: link.restart(str(closed.result())))
+
+    def _lost(self, why: str) -> None:
+        self.fleet.lose()
+
+    # give
+
+    async def send(self, letter: Letter, queue: str, *, exchange: str = "") -> None:
+        """Publish for good: returns once the broker has confirmed that a queue has it.
+
+        Raises:
+            BrokerGone: nobody knows whether it was stored: send it again, with the same id.
+            Unroutable, Nacked, TooLarge: it was not stored.
+        """
+        async with self._window:
+            channel = self._confirmed
+            if channel is None:
+                raise BrokerGone(self.giving.trouble or "there is no connection")
+            confirm = channel.publish(exchange, queue, letter.body, letter.properties)
+            while not confirm.done():
+                await asyncio.wait([confirm], timeout=self.options.publish_timeout)
+                if not confirm.done() and not channel.connection.blocked:
+                    why = f"no confirm within {self.options.publish_timeout:g} s"
+                    self.giving.restart(why)
+                    raise BrokerGone(why)
+            confirm.result()
+
+    def hint(self, letter: Letter, queue: str, *, exchange: str = "") -> None:
+        """Publish what may be lost."""
+        if self._plain is None or self.giving.trouble or self.blocked:
+            return
+        try:
+            self._plain.publish(exchange, queue, letter.body, letter.properties, mandatory=False)
+        except FossaError as error:
+            self.node.logger.debug("not sent: %s", error)
+
+    def tell(self, letter: Letter) -> None:
+        """Publish to all nodes what may be lost."""
+        self.hint(letter, "", exchange=self.topology.control)
+
+    # control
+
+    def on(self, kind: str, handler: Handler) -> None:
+        """Have a function called with each control message of a kind."""
+        self._handlers.setdefault(kind, []).append(handler)
+
+    def _on_control(self, message: Message) -> None:
+        kind = message.properties.type or ""
+        handlers = self._handlers.get(kind)
+        if not handlers:
+            return
+        try:
+            content = wire.read(kind, message.body, message.properties)
+        except BadMessage as error:
+            self.node.logger.warning("a control message was not understood: %s", error)
+            return
+        for handler in handlers:
+            handler(content)
+
+    def announce(self, *, hello: bool = False) -> None:
+        """Say that this node is there, and how it is."""
+        mine = self.node.fleet()[0]
+        known = {name: value for name, value in mine.items() if name not in ("last_seen", "this")}
+        content = known | ({"hello": True} if hello else {})
+        self.tell(wire.letter(wire.PRESENCE, content, persistent=False))
+
+    async def _say_that_we_are_here(self) -> None:
+        while True:
+            await asyncio.sleep(PRESENCE_INTERVAL)
+            self.announce()
+            if self.fleet.prune():
+                self.node.look_again()
+
+    def _hear(self, presence: Any) -> None:
+        if self.fleet.hear(presence):
+            self.node.look_again()
+        if presence.hello and presence.id != self.node.id:
+            self.announce()
+
+    def _goodbye(self, goodbye: Any) -> None:
+        if goodbye.id != self.node.id:
+            self.fleet.leave(goodbye.id)
+            self.node.look_again()
+
+    def _tell_of_loss(self, queue: str) -> None:
+        self.tell(wire.letter(wire.QUEUES_LOST, wire.QueuesLost(queue), persistent=False))
+
+    # dead letters
+
+    async def bury(self, message: Message, reason: str, detail: str) -> None:
+        """Move a message that nobody should run to the dead letters, with the reason."""
+        headers = {
+            **(message.properties.headers or {}),
+            "fossa-reason": reason,
+            "fossa-detail": detail[:1000],
+            "fossa-queue": message.queue,
+            "fossa-node": self.node.name,
+            "fossa-at": repr(time.time()),
+        }
+        properties = message.properties
+        buried = type(properties)(
+            **{
+                name: getattr(properties, name)
+                for name in (
+                    "content_type", "content_encoding", "priority", "correlation_id", "reply_to",
+                    "message_id", "timestamp", "type", "app_id",
+                )
+            },
+            delivery_mode=2,
+            headers=headers,
+        )  # fmt: skip
+        await self.send(
+            Letter(message.body, buried), self.topology.dead, exchange=self.topology.dead
+        )
+        self.node.logger.warning("a message of %s is a dead letter now: %s", message.queue, detail)
+
+    async def park(self, letter: Letter, model: str) -> None:
+        """Move a message to where only nodes look that accept its model."""
+        queue = self.topology.model(model)
+        connection = await self.giving.up()
+        channel = await connection.channel()
+        await channel.declare_queue(queue, arguments=task_arguments(channel, self.options))
+        await channel.close()
+        await self.send(letter, queue)
+        self.tell(wire.letter(wire.PARKED, wire.Parked(model), persistent=False))
+
+    # small things
+
+    def do(self, work: Any) -> "asyncio.Task[Any]":
+        """A task of asyncio's that is ended when the post closes."""
+        chore = asyncio.create_task(work)
+        self._chores.add(chore)
+        chore.add_done_callback(self._done)
+        return chore
+
+    def _done(self, chore: "asyncio.Task[Any]") -> None:
+        self._chores.discard(chore)
+        if not chore.cancelled() and (error := chore.exception()):
+            self.node.logger.error("fossa-rabbitmq failed at a chore", exc_info=error)
+
+
+def again(letter: Letter) -> Letter:
+    """The same message, marked as one that may have been delivered before."""
+    properties = letter.properties
+    properties.headers = {**(properties.headers or {}), wire.AGAIN_HEADER: True}
+    return evolve(letter, properties=properties)

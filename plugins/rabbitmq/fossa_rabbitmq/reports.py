@@ -1,0 +1,100 @@
+"""What running subtasks of other nodes have to say, passed on while they run."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fossa import LogLine, Watch
+from fossa_rabbitmq import wire
+from fossa_rabbitmq.post import Post
+
+if TYPE_CHECKING:
+    from fossa_rabbitmq.guests import Held
+
+#: Seconds between two reports. What ends sooner is not reported: its outcome says it all.
+INTERVAL = 0.2
+#: Lines of one subtask that wait for the next report, at the most: further ones are only here.
+MAX_LINES = 1000
+
+
+class Reports:
+    """Gathers what happened, and tells the parents' nodes now and then."""
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+        self._watches: dict[str, GuestWatch] = {}
+        self._news: set[GuestWatch] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, task_id: str, held: "Held") -> "GuestWatch":
+        watch = GuestWatch(self, task_id, held)
+        self._watches[task_id] = watch
+        return watch
+
+    def end(self, task_id: str) -> None:
+        watch = self._watches.pop(task_id, None)
+        if watch is not None:
+            self._news.discard(watch)
+
+    def note(self, watch: "GuestWatch") -> None:
+        """There is something to tell."""
+        self._news.add(watch)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._report)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _report(self) -> None:
+        self._timer = None
+        news, self._news = self._news, set()
+        by_queue: dict[str, list[wire.Event]] = {}
+        for watch in news:
+            by_queue.setdefault(watch.reply_to, []).append(watch.event())
+        for queue, events in by_queue.items():
+            content = wire.Events(self._post.me, events)
+            self._post.hint(wire.letter(wire.EVENTS, content, persistent=False), queue)
+
+
+class GuestWatch(Watch):
+    """One running subtask of another node."""
+
+    __slots__ = ("_fraction", "_held", "_lines", "_message", "_reports", "_task_id")
+
+    def __init__(self, reports: Reports, task_id: str, held: "Held") -> None:
+        self._reports = reports
+        self._task_id = task_id
+        self._held = held
+        self._lines: list[LogLine] = []
+        self._fraction: float | None = None
+        self._message = ""
+
+    @property
+    def reply_to(self) -> str:
+        return self._held.message.properties.reply_to or ""
+
+    def begun(self, attempt: int) -> None:
+        self._held.began()
+        self._reports.note(self)
+
+    def log(self, lines: Sequence[LogLine]) -> None:
+        self._lines += lines[: max(0, MAX_LINES - len(self._lines))]
+        self._reports.note(self)
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        self._fraction, self._message = fraction, message
+        self._reports.note(self)
+
+    def event(self) -> wire.Event:
+        return wire.Event(
+            id=self._task_id,
+            lines=wire.lines(self.lines_left()),
+            fraction=self._fraction,
+            message=self._message,
+        )
+
+    def lines_left(self) -> list[LogLine]:
+        """Lines that no report has had yet."""
+        lines, self._lines = self._lines, []
+        return lines
