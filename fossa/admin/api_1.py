@@ -61,6 +61,7 @@ class Api:
         router.add_post(f"{PATH}/tasks/{{id}}/cancel", self.cancel)
         router.add_post(f"{PATH}/tasks/{{id}}/retry", self.retry)
         router.add_get(f"{PATH}/node", self.node)
+        router.add_get(f"{PATH}/nodes", self.nodes)
         router.add_get(f"{PATH}/plugins", self.plugins)
         router.add_get(f"{PATH}/health/live", self.live, name="live")
         router.add_get(f"{PATH}/health/ready", self.ready, name="ready")
@@ -146,6 +147,10 @@ class Api:
     async def node(self, request: web.Request) -> web.StreamResponse:
         _query(request)
         return answer(self._node.status())
+
+    async def nodes(self, request: web.Request) -> web.StreamResponse:
+        _query(request)
+        return answer({"nodes": self._node.fleet()})
 
     async def plugins(self, request: web.Request) -> web.StreamResponse:
         _query(request)

@@ -111,6 +111,23 @@ _SUBMISSION = {
     },
 }
 
+_FLEET_NODE = _object(
+    "A node, as the node that is asked has heard of it.",
+    name=_text("The same after a restart."),
+    id=_text("Made afresh at each boot."),
+    booted=_number("Seconds since the epoch."),
+    versions={"type": "object", "additionalProperties": _text()},
+    models=_list(_text("Class name of a model that it accepts.")),
+    slots=_whole("Attempts that may run at once.", 0),
+    slots_free=_whole("Slots that nobody holds.", 0),
+    running=_whole("Attempts that hold a slot.", 0),
+    queued=_whole("Tasks that wait for a slot.", 0),
+    state=_text("new, starting, running, stopping or stopped."),
+    last_seen=_number("Seconds since the epoch: when it was last heard of."),
+    this={"type": "boolean", "description": "It is the node that answers."},
+)
+_FLEET_NODE["properties"]["url"] = _text("Where it answers, where that is known.")
+
 _SCHEMAS: dict[str, Schema] = {
     "Submission": _SUBMISSION,
     "Task": _object(
@@ -204,6 +221,8 @@ _SCHEMAS: dict[str, Schema] = {
             "not_ready": _list(_text("Why the node should get no work now.")),
         },
     },
+    "Nodes": _object("The nodes that work together.", nodes=_list(_ref("FleetNode"))),
+    "FleetNode": _FLEET_NODE,
     "Plugins": _object(
         "What the node is made of.",
         plugins=_list(
@@ -347,6 +366,11 @@ def _paths() -> dict[str, Schema]:
             )
         },
         "/node": _get("getNode", "The node in numbers and names", "Node"),
+        "/nodes": _get(
+            "listNodes",
+            "The nodes that work together: this one first, and those it has heard of",
+            "Nodes",
+        ),
         "/plugins": _get("listPlugins", "What the node is made of", "Plugins"),
         "/health/live": {
             "get": _operation(

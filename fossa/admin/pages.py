@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from fossa.admin.views import node_view, subtask_counts, task_view
+from fossa.admin.views import fleet_view, node_view, subtask_counts, task_view
 from fossa.documents import moment
 from fossa.errors import UnknownTask
 from fossa.tasks import Record
@@ -75,6 +75,7 @@ class Pages:
             "home.html",
             request,
             node=node_view(self._node.status()),
+            fleet=fleet_view(self._node.fleet()),
             running=[task_view(r) for r in under_way],
             recent=[task_view(r) for r in ended],
         )

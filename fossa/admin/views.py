@@ -6,6 +6,9 @@ from typing import Any
 
 from fossa.tasks import Record
 
+#: Rows of the table of nodes.
+MAX_NODES = 100
+
 
 def node_view(status: dict[str, Any]) -> dict[str, Any]:
     """The node's status with what is computed from it."""
@@ -13,6 +16,32 @@ def node_view(status: dict[str, Any]) -> dict[str, Any]:
         **status,
         "slots_used": status["slots"] - status["slots_free"],
         "up": duration(time.time() - status["booted"]),
+    }
+
+
+def fleet_view(nodes: list[dict[str, Any]]) -> dict[str, Any]:
+    """The nodes that work together, in a table and in sum; no rows where there is only one."""
+    used = sum(node["slots"] - node["slots_free"] for node in nodes)
+    return {
+        "rows": [_fleet_row(node) for node in nodes[:MAX_NODES]] if len(nodes) > 1 else [],
+        "count": len(nodes),
+        "slots": sum(node["slots"] for node in nodes),
+        "slots_used": used,
+        "running": sum(node["running"] for node in nodes),
+        "queued": sum(node["queued"] for node in nodes),
+    }
+
+
+def _fleet_row(node: dict[str, Any]) -> dict[str, Any]:
+    url = str(node.get("url") or "")
+    return {
+        **node,
+        # It comes from elsewhere: a link must not be a script.
+        "url": url if url.startswith(("http://", "https://")) else "",
+        "slots_used": node["slots"] - node["slots_free"],
+        "up": duration(time.time() - node["booted"]),
+        "seen": "now" if node["this"] else ago(node["last_seen"]),
+        "version": node["versions"].get("fossa", ""),
     }
 
 

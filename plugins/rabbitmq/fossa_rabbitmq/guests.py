@@ -162,8 +162,8 @@ class Guests:
 
     async def bury(self, held: Held, reason: str, detail: str) -> None:
         """To the dead letters with it; and its sender, if there is one, is told."""
-        await self.reply(held.message, None, wire.refusal(detail))
         await self._post.bury(held.message, reason, detail)
+        await self.reply(held.message, None, wire.refusal(detail))
         self.let_go(held)
 
     def let_go(self, held: Held) -> None:

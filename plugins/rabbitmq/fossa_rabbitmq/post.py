@@ -1,8 +1,10 @@
 """What the source and the executor of one node have in common: the links, and who else is there."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
@@ -153,7 +155,8 @@ class Post:
     async def _missing(self, connection: Connection, queue: str) -> bool:
         channel = await connection.channel()
         try:
-            await channel.declare_queue(queue, passive=True)
+            with _quiet("pika.channel"):
+                await channel.declare_queue(queue, passive=True)
         except NoSuchQueue:
             return True
         await channel.close()
@@ -320,6 +323,18 @@ class Post:
         self._chores.discard(chore)
         if not chore.cancelled() and (error := chore.exception()):
             self.node.logger.error("fossa-rabbitmq failed at a chore", exc_info=error)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a logger from warning of what is expected."""
+    theirs = logging.getLogger(name)
+    before = theirs.level
+    theirs.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        theirs.setLevel(before)
 
 
 def again(letter: Letter) -> Letter:

@@ -1,0 +1,91 @@
+"""Models that the tests run on several nodes. Importable, so that worker processes find them."""
+
+import time
+from pathlib import Path
+
+import ayeaye
+import models
+from ayeaye.runtime.task_message import TaskPartition
+
+
+class Sends(ayeaye.PartitionedModel):
+    """Makes the subtasks that it is told to, and goes on where they fail."""
+
+    def __init__(self, subtasks):
+        super().__init__()
+        self.subtasks = subtasks
+        self.failures = 0
+
+    def build(self):
+        pass
+
+    def partition_slice(self, _count):
+        for model, method, arguments in self.subtasks:
+            found = getattr(models, model, None) or globals()[model]
+            yield TaskPartition(found, method, arguments)
+
+    def partition_subtask_failed(self, task_message):
+        self.failures += 1
+
+
+class Naps(ayeaye.PartitionedModel):
+    """Subtasks that take a while and no processor."""
+
+    def __init__(self, count=10, seconds=0.02):
+        super().__init__()
+        self.count = count
+        self.seconds = seconds
+
+    def build(self):
+        pass
+
+    def partition_slice(self, _count):
+        return [("nap", {"number": i, "seconds": self.seconds}) for i in range(self.count)]
+
+    def nap(self, number, seconds):
+        time.sleep(seconds)
+        return number
+
+
+class Talks(ayeaye.Model):
+    """Says something, and ends when it is let."""
+
+    def build(self):
+        pass
+
+    def talk(self, go):
+        self.log("begun")
+        self.log_progress(0.5, "half of it")
+        while not Path(go).exists():
+            time.sleep(0.01)
+        self.log("and done")
+        return "said"
+
+    def much(self, lines):
+        for number in range(lines):
+            self.log(f"line {number} " + "x" * 2000)
+
+    def odd(self):
+        self.log("a lone surrogate: \udc80")
+        self.log_progress(7.5, "more than all of it \udc80")
+        time.sleep(0.5)
+        return "\udc80"
+
+    def long_name(self):
+        raise type("X" * 5000, (Exception,), {})("y" * 3_000_000)
+
+    def large(self, size):
+        return "x" * size
+
+
+class OnlyThere(ayeaye.Model):
+    """For a node that others do not resemble."""
+
+    def build(self):
+        pass
+
+    def echo(self, value):
+        return value
+
+
+ALL = [*models.ALL, Sends, Naps, Talks]
