@@ -8,9 +8,9 @@ import signal
 from contextlib import AsyncExitStack
 
 import pytest
-from support import TestConfig
 
 from fossa import Fossa
+from support import TestConfig
 
 # A shell that runs this in the background has it ignore SIGINT, and every process that the tests
 # start would inherit that.

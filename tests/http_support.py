@@ -4,9 +4,9 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 from aiohttp.test_utils import TestServer
-from support import TestConfig
 
 from fossa import Fossa
+from support import TestConfig
 
 
 class HttpConfig(TestConfig):

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import models
-
 from fossa import BaseConfig, Fossa
 
 

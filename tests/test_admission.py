@@ -5,12 +5,12 @@ import asyncio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import TestConfig, outcome, running
 
 from fossa.admission import Admission
 from fossa.composition import compose
 from fossa.errors import BadArguments, NodeStopped, NotAccepted, QueueFull, TaskRefused
 from fossa.tasks import Delivery, Request
+from support import TestConfig, outcome, running
 
 ADMISSION = Admission(compose(TestConfig, MAX_ARGUMENTS_BYTES=10_000))
 

@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 import ayeaye
 import pytest
 from aiohttp import web
+
 from http_support import HttpConfig, get, hosted, post, serving
 from support import TestConfig, running
 

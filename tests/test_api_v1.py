@@ -13,13 +13,13 @@ import ayeaye
 import pytest
 import schemathesis
 from aiohttp import web
-from http_support import HttpConfig, ended, get, hosted, post, serving, submitted
 from hypothesis import HealthCheck, given, settings, strategies
-from support import running, until
 
 from fossa import Fossa, hookimpl
 from fossa.admin.api_1 import FIELDS
 from fossa.tasks import Status
+from http_support import HttpConfig, ended, get, hosted, post, serving, submitted
+from support import running, until
 
 TASKS = "/api/1/tasks"
 JSON = {"Content-Type": "application/json"}

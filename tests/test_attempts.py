@@ -4,10 +4,10 @@ import asyncio
 import time
 
 import pytest
-from support import TestConfig, lives, outcome, running, texts, until
 
 from fossa import Limits, Reason, Status
 from fossa.errors import TooLate
+from support import TestConfig, lives, outcome, running, texts, until
 
 
 async def test_what_a_model_returns():

@@ -8,10 +8,10 @@ import signal
 import subprocess
 
 import pytest
-from http_support import HttpConfig
-from programs import DEADLINE, FOSSA, free_port, program, run
 
 from fossa import Client
+from http_support import HttpConfig
+from programs import DEADLINE, FOSSA, free_port, program, run
 
 
 @pytest.fixture

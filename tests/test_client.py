@@ -5,14 +5,14 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 
-import models
 import pytest
 from attrs import evolve
-from http_support import HttpConfig
-from programs import free_port
 
+import models
 from fossa import Client, Status
 from fossa.errors import FossaError, NodeUnreachable, TaskRefused, TooLate, UnknownTask
+from http_support import HttpConfig
+from programs import free_port
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import string
 from pathlib import Path
 
 import ayeaye
-import models
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import models
 from fossa import BaseConfig, Fossa, Limits, Sink, env, secret_file, use
 from fossa.builtin.sinks import JsonLinesSink, LogSink
 from fossa.composition import compose

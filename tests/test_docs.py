@@ -29,12 +29,12 @@ from pathlib import Path
 
 import pytest
 from attrs import define, field, frozen
-from fossa_rabbitmq.testing.fixtures import own_broker  # noqa: F401 - found by its name
 
 import fossa
 from fossa import BaseConfig
 from fossa.cli import main
 from fossa.hookspecs import hookspec
+from fossa_rabbitmq.testing.fixtures import own_broker  # noqa: F401 - found by its name
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -10,9 +10,9 @@ import urllib.request
 from importlib.util import find_spec
 
 import pytest
-from programs import EXAMPLES, FOSSA, environment, free_port, node, program, run, stop
 
 from fossa import Client
+from programs import EXAMPLES, FOSSA, environment, free_port, node, program, run, stop
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import importlib.metadata
 from pathlib import Path
 
 import pytest
-from support import TestConfig, outcome, running, texts, until
 
 from fossa import Reason, Status
+from support import TestConfig, outcome, running, texts, until
 
 
 def replace_braces(text):

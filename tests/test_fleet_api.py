@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 import schemathesis
-from http_support import HttpConfig, get, serving
 from playwright.async_api import expect
-from programs import FOSSA, run
-from test_pages import HOSTILE, OWN, browsing
 
 from fossa import Client, Sink
 from fossa.admin.views import MAX_NODES
+from http_support import HttpConfig, get, serving
+from programs import FOSSA, run
+from test_pages import HOSTILE, OWN, browsing
 
 
 def other(name="grace", **about):

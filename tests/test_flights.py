@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from reference_flights import reference
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "flights.py"

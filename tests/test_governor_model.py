@@ -7,11 +7,11 @@ import time
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support import TestConfig
 
 from fossa import Executor, Fossa, Outcome, Reason, Status
 from fossa.contracts import SubtaskRequest
 from fossa.errors import NotBegun, TooLate
+from support import TestConfig
 
 SLOTS = 2
 ENDS = ["complete", "fails", "crashes", "raises", "unbegun"]

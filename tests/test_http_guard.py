@@ -5,13 +5,13 @@ import contextlib
 import socket
 
 import pytest
-from http_support import HttpConfig, get, post, serving
-from support import until
 
 from fossa import Fossa
 from fossa.admin import bodies
 from fossa.builtin import http
 from fossa.errors import FossaError
+from http_support import HttpConfig, get, post, serving
+from support import until
 
 TOKEN = "a-token-of-more-than-sixteen-characters"
 NODE = "/api/1/node"

@@ -2,13 +2,13 @@
 
 import asyncio
 
-from http_support import HttpConfig, ended, serving, submitted
 from prometheus_client.parser import text_string_to_metric_families
-from support import outcome, until
 
 from fossa import Fossa, hookimpl
 from fossa.admin.exposition import Exposition
 from fossa.builtin.metrics import BUCKETS, UNKNOWN, Metrics
+from http_support import HttpConfig, ended, serving, submitted
+from support import outcome, until
 
 RETURNED = 'reason="returned",status="complete"'
 

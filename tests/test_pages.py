@@ -12,12 +12,12 @@ import ayeaye
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from http_support import HttpConfig, serving
 from playwright.async_api import async_playwright, expect
-from support import outcome, running, until
 
 from fossa.admin.pages import MAX_SHOWN, STATIC, TAIL
 from fossa.admin.views import ago, duration
+from http_support import HttpConfig, serving
+from support import outcome, running, until
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 OWN = "document.title='owned'"

@@ -5,7 +5,6 @@ import sys
 import textwrap
 
 import pytest
-from support import TestConfig, outcome, running
 
 from fossa import Executor, Reason, Status, hookimpl, use
 from fossa.composition import compose
@@ -13,6 +12,7 @@ from fossa.errors import ConfigError, PluginError, TaskRefused
 from fossa.hookspecs import hookspec
 from fossa.plugins import HOOKS, Hooks, look_up
 from fossa.testing import MemoryExecutor, MemorySink
+from support import TestConfig, outcome, running
 
 LOG = logging.getLogger("fossa.test")
 

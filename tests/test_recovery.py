@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import TestConfig, running, texts, until
 
 from fossa import Fossa, Reason, Status
 from fossa.errors import LedgerError, StateDirInUse
 from fossa.tasks import Delivery, Request
+from support import TestConfig, running, texts, until
 
 NODE = """
 import asyncio, json, sys

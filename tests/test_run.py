@@ -9,10 +9,10 @@ from pathlib import Path
 
 import ayeaye
 import pytest
-from programs import FOSSA, UP, environment, free_port, node, program, run, stop
-from support import TestConfig
 
 from fossa import BaseConfig, Client, Fossa, Status
+from programs import FOSSA, UP, environment, free_port, node, program, run, stop
+from support import TestConfig
 
 SEED = """
 import ayeaye

@@ -4,9 +4,9 @@ import signal
 import time
 
 import pytest
-from support import lives, outcome, running, texts, until
 
 from fossa import Reason, Status
+from support import lives, outcome, running, texts, until
 
 ONCE = {"CRASH_ATTEMPTS": 1}
 

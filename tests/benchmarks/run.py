@@ -95,6 +95,7 @@ def broker_can_be_had():
 
 def over_rabbitmq(arguments, chosen, rounds, scale):
     from contenders import Field
+
     from rabbit import Rabbit, broker
 
     with TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:

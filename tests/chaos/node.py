@@ -9,7 +9,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from chaos.models import Parent, Whole
-
 from fossa import BaseConfig, run_fossa, use
 
 _PR_SET_PDEATHSIG = 1

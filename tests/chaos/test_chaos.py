@@ -4,7 +4,6 @@ import sqlite3
 from collections import Counter
 
 import pytest
-from rabbit import demand_rabbitmq
 
 from chaos.accounts import ORPHANED, Wanted, account, recoveries
 from chaos.journal import Journal, Run
@@ -16,6 +15,7 @@ from chaos.report import rows
 from chaos.run import parsed
 from chaos.submitters import Outcomes, Seen
 from chaos.trial import Trial
+from rabbit import demand_rabbitmq
 
 WANTED = Wanted(wholes=("t-0", "t-1"), parents={"p0": ("p0-0", "p0-1")})
 

@@ -1,6 +1,7 @@
 """Guards and fixtures for every test of the plugin."""
 
 import pytest
+from node_support import client, start_node  # noqa: F401 - likewise
 
 from fossa_rabbitmq.testing.fixtures import (  # noqa: F401 - fixtures are found by their names
     broker,
@@ -8,7 +9,6 @@ from fossa_rabbitmq.testing.fixtures import (  # noqa: F401 - fixtures are found
     own_broker,
     proxy,
 )
-from node_support import client, start_node  # noqa: F401 - likewise
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 
 import ayeaye
-import models
 from ayeaye.runtime.task_message import TaskPartition
+
+import models
 
 
 class Sends(ayeaye.PartitionedModel):

@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import faults_models
 import pika
-from support import TestConfig, until
 
 from fossa import Fossa, Status, hookimpl, use
 from fossa_rabbitmq.connection import Connection
 from fossa_rabbitmq.options import options
+from support import TestConfig, until
 
 #: How quick the nodes are to see that something is wrong.
 QUICK = {"heartbeat": 2, "connect_timeout": 3.0, "publish_timeout": 2.0, "max_backoff": 0.3}
@@ -47,9 +47,7 @@ class Nodes:
         """With a source, an executor, or both: each as `plugin` makes it."""
         sources = [source] if source is not None else []
         executors = ["local", *([executor] if executor is not None else [])]
-        node = Fossa(
-            FaultsConfig, NODE_NAME=name, SOURCES=sources, EXECUTORS=executors, **settings
-        )
+        node = Fossa(FaultsConfig, NODE_NAME=name, SOURCES=sources, EXECUTORS=executors, **settings)
         await self._stack.enter_async_context(node)
         self.all.append(node)
         return node

@@ -132,7 +132,7 @@ class LegacyNode:
             body,
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - http, above
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 
     def _words(self):

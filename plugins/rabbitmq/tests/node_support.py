@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 import far_models
 import pika
 import pytest
-from support import TestConfig
 
 from fossa import Fossa, hookimpl, use
+from support import TestConfig
 
 #: Seconds in which what should come to pass has done so.
 PATIENCE = 8

@@ -13,16 +13,16 @@ from contextlib import asynccontextmanager
 import msgspec
 import pika
 import pytest
+
+from fossa.brokers import BrokerError, UnknownDeadLetter, connect
+from fossa.errors import TaskRefused
+from fossa.tasks import Outcome, Reason, Request, Status
 from fossa_rabbitmq import wire
 from fossa_rabbitmq.broker import RabbitBroker
 from fossa_rabbitmq.connection import BrokerRefused, Connection
 from fossa_rabbitmq.letters import AT, DETAIL, NODE, QUEUE, REASON
 from fossa_rabbitmq.options import options
 from fossa_rabbitmq.topology import declare
-
-from fossa.brokers import BrokerError, UnknownDeadLetter, connect
-from fossa.errors import TaskRefused
-from fossa.tasks import Outcome, Reason, Request, Status
 
 DEADLINE = 10.0
 FOSSA = [sys.executable, "-m", "fossa"]

@@ -17,11 +17,11 @@ from faults_support import (
     until_async,
     work,
 )
-from support import until
 
 from fossa_rabbitmq.post import Post
 from fossa_rabbitmq.testing import PrivateBroker
 from fossa_rabbitmq.testing.fixtures import _demand_rabbitmq as demand_rabbitmq
+from support import until
 
 #: Seconds that the broker is gone for, beyond what it takes to start.
 OUTAGE = float(os.environ.get("FAULTS_OUTAGE", "0.5"))

@@ -93,8 +93,7 @@ async def test_parents_on_both_nodes_with_a_slot_each(start_node):
     """Depth 3: every parent waits without a slot, so there is one for its subtasks."""
     a, b = await start_node("a"), await start_node("b")
     handles = [
-        await node.submit("Nested", model_construction_kwargs={"depth": 3})
-        for node in (a, b, a, b)
+        await node.submit("Nested", model_construction_kwargs={"depth": 3}) for node in (a, b, a, b)
     ]
     for handle in handles:
         assert (await handle.outcome(PATIENCE)).complete
