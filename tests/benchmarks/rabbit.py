@@ -46,7 +46,7 @@ class Rabbit(Bench):
                 rates = await self._rates("R1", running, "noop", count)
                 for side, against in rows.items():
                     for other, row in against.items():
-                        row.add(rates.get(side), rates.get(other))
+                        _beside(row, rates.get(side), rates.get(other))
 
     async def r2(self):
         """Round trips of whole tasks on an idle node."""
@@ -85,7 +85,7 @@ class Rabbit(Bench):
             for _ in range(self.rounds):
                 rates = await self._rates("R4", running, "fat", max(20, int(500 * self.scale)))
                 for other, row in rows.items():
-                    row.add(rates.get("tasks"), rates.get(other))
+                    _beside(row, rates.get("tasks"), rates.get(other))
 
     async def r7(self):
         """One parent with very many subtasks from a generator: as fast at the end, and as small."""
@@ -174,6 +174,12 @@ class Rabbit(Bench):
         if key not in self.costs:
             self.costs[key] = Cost(*key)
         return self.costs[key]
+
+
+def _beside(row, ours, theirs):
+    """One round's figures, where there is something to hold ours to."""
+    if theirs is not None:
+        row.add(ours, theirs)
 
 
 def _ms(took, share):

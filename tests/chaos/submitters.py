@@ -117,13 +117,14 @@ class AmqpSubmitter:
         #: Replies for a number that had one already.
         self.repeated = 0
 
-    def __enter__(self):
+    async def __aenter__(self):
         self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    async def __aexit__(self, *_):
         self._stopping.set()
-        self._thread.join(60)
+        # Its connection is through a proxy on this loop.
+        await asyncio.to_thread(self._thread.join, 60)
 
     def submit(self, number, document):
         self._todo.put((number, document))

@@ -44,7 +44,7 @@ async def test_nodes_by_themselves_lose_nothing(tmp_path):
 async def test_a_fleet_over_rabbitmq_loses_nothing(tmp_path):
     demand_rabbitmq()
     trial, books, said = await of_a_trial(
-        tmp_path, "--over=rabbitmq", "--seed=4", "--seconds=7", "--tasks=80", "--subtasks=80",
+        tmp_path, "--over=rabbitmq", "--seed=9", "--seconds=6", "--tasks=80", "--subtasks=80",
         "--pace=0.6", "--drain=60",
     )  # fmt: skip
     assert not books.violations, (said, trial.nemesis.actions)

@@ -96,7 +96,7 @@ class Trial:
         if self.over_rabbitmq:
             url = self._proxies[-1].url
             self.submitter = AmqpSubmitter(url, PREFIX, self.outcomes, self.arguments.resend)
-            stack.enter_context(self.submitter)
+            await stack.enter_async_context(self.submitter)
         self._http = HttpSubmitter(self._fleet.http, self.outcomes)
         self._ledgers = Ledgers(self._fleet.nodes)
         self.nemesis = Nemesis(self._fleet, self.journal, self._broker, self._proxies)
