@@ -20,7 +20,7 @@ from faults_support import (
 
 from fossa_rabbitmq.post import Post
 from fossa_rabbitmq.testing import PrivateBroker
-from fossa_rabbitmq.testing.fixtures import _demand_rabbitmq as demand_rabbitmq
+from fossa_rabbitmq.testing.fixtures import demand_rabbitmq
 from support import until
 
 #: Seconds that the broker is gone for, beyond what it takes to start.
