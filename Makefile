@@ -21,8 +21,8 @@ KEEP ?=
 
 .PHONY: help
 help: ## show this
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' \
-		| while IFS=$$'\t' read -r verb what; do printf '  make %-9s %s\n' "$$verb" "$$what"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+		| while IFS=$$'\t' read -r verb what; do printf '  make %-13s %s\n' "$$verb" "$$what"; done
 
 # Installing is skipped for as long as pyproject.toml has not changed since.
 $(BIN)/python:
@@ -59,6 +59,10 @@ setup: $(VENV)/.is-set-up ## make .venv with everything that the other targets n
 demo: $(VENV)/.demo-is-set-up ## run a partitioned ETL over 336,776 real flights (KEEP=1 leaves the node up)
 	@KEEP="$(KEEP)" $(BIN)/python examples/flights.py
 
+.PHONY: demo-cluster
+demo-cluster: setup services ## run it over three nodes and a broker of their own, and kill one of them
+	$(BIN)/python examples/cluster.py
+
 .PHONY: services
 services: ## install what the tests need besides Python: Chromium and RabbitMQ, on Debian as root
 	@missing=(); \
@@ -75,6 +79,10 @@ services: ## install what the tests need besides Python: Chromium and RabbitMQ, 
 .PHONY: test
 test: setup services .venv-0.0.37/.is-set-up ## run the tests (ARGS="-k ledger" for some of them)
 	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: chaos
+chaos: setup services ## break a fleet of nodes and its broker, and account for every task (ARGS="--seed 7")
+	$(BIN)/python tests/chaos/run.py $(ARGS)
 
 .PHONY: lint
 lint: setup ## check style, formatting, types and the direction of imports

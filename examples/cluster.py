@@ -10,8 +10,8 @@ does what this script does by itself:
    with SIGKILL. Nobody starts it again: what it held goes to the others;
 4. the tables of both runs are compared, byte by byte.
 
-It needs `pip install fossa-rabbitmq`, the data (see `flights.py`), and RabbitMQ on this computer (on
-Debian: `apt-get install rabbitmq-server`), where it need not run as a service.
+It needs `pip install fossa-rabbitmq`, the data (see `flights.py`), and RabbitMQ on this computer
+(on Debian: `apt-get install rabbitmq-server`), where it need not run as a service.
 """
 
 import argparse
@@ -109,10 +109,9 @@ class Demonstration:
 
     def run(self) -> bool:
         """Whether both answers are the same."""
-        with TemporaryDirectory(prefix="fossa-cluster-") as scratch:
-            with private_broker(Path(scratch) / "broker", self.screen) as url:
-                alone = self.on_one_node(Path(scratch))
-                shared = self.on_three_nodes(Path(scratch), url)
+        with scratch_directory() as scratch, private_broker(scratch, self.screen) as url:
+            alone = self.on_one_node(scratch)
+            shared = self.on_three_nodes(scratch, url)
         self.screen.print(
             f"\nFlightDelays took {alone:.1f} s on one node with all slots of this computer, "
             f"{shared:.1f} s on three nodes with a slot each, of which one was killed"
@@ -301,13 +300,20 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 @contextmanager
-def private_broker(directory: Path, screen: "Console") -> Iterator[str]:
+def scratch_directory() -> Iterator[Path]:
+    """For what is of no interest afterwards."""
+    with TemporaryDirectory(prefix="fossa-cluster-") as name:
+        yield Path(name)
+
+
+@contextmanager
+def private_broker(scratch: Path, screen: "Console") -> Iterator[str]:
     """A RabbitMQ of our own meanwhile; its URL. Raises `Failed` where it cannot be had."""
     try:
         from fossa_rabbitmq.testing import PrivateBroker
     except ImportError:
         raise Failed("this needs the plugin: pip install fossa-rabbitmq") from None
-    broker = PrivateBroker(directory)
+    broker = PrivateBroker(scratch / "broker")
     with screen.status("Starting a RabbitMQ of our own…"):
         took = broker.start()
     screen.print(f"A RabbitMQ of our own was up on port {broker.port} after {took:.1f} s")

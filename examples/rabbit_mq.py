@@ -19,6 +19,7 @@ nodes. It is the same with more nodes, and on more computers.
 
 import os
 import socket
+from itertools import pairwise
 
 import ayeaye
 
@@ -39,7 +40,7 @@ class CountPrimes(ayeaye.PartitionedModel):
     def partition_slice(self, partition_count):
         """Cut the numbers into parts: a method and its arguments for each subtask."""
         bounds = [self.below * part // self.parts for part in range(self.parts + 1)]
-        for first, end in zip(bounds, bounds[1:], strict=False):
+        for first, end in pairwise(bounds):
             yield "count", {"first": first, "end": end}
 
     def count(self, first, end):

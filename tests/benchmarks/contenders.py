@@ -15,6 +15,8 @@ from figures import cpu_seconds
 HERE = Path(__file__).parent
 #: Seconds in which a process is ready, and in which it has gone.
 STARTS, STOPS = 60, 15
+#: Seconds in which a command is obeyed, unless more are given.
+PATIENCE = 120
 #: Characters of a process's log that are shown where it died.
 TAIL = 3000
 
@@ -76,7 +78,7 @@ class Talker(Program):
         await super().start()
         assert await self._line(STARTS) == {"ready": True}
 
-    async def ask(self, patience=600, **command):
+    async def ask(self, patience=PATIENCE, **command):
         self.process.stdin.write(json.dumps(command).encode() + b"\n")
         return await self._line(patience)
 

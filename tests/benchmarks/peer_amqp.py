@@ -16,7 +16,7 @@ from pika.adapters.select_connection import SelectConnection
 #: Requests that the broker has not confirmed yet, at the most.
 WINDOW = 200
 #: Seconds in which whatever was submitted has come back.
-PATIENCE = 600
+PATIENCE = 100
 
 
 class Floor:

@@ -9,6 +9,10 @@ from contextlib import suppress
 from attrs import define
 
 from chaos.plan import Step
+from fossa import FossaError
+
+#: Who is hurt where it is no node.
+SUBMITTER = "submitter"
 
 
 @define(kw_only=True)
@@ -19,7 +23,7 @@ class Action:
     began: float
     #: When it was undone; of what cannot be, when it was done.
     ended: float
-    #: The node that was hurt; None where all were.
+    #: The node that was hurt, or `SUBMITTER`; None where all were.
     node: str | None = None
     #: The process, where it was a worker.
     pid: int | None = None
@@ -40,6 +44,8 @@ class Nemesis:
         self.broker = broker
         self.proxies = proxies
         self.actions = []
+        #: What did not come back.
+        self.failures = []
         #: What is under way.
         self.now = []
 
@@ -53,16 +59,22 @@ class Nemesis:
 
     async def _take(self, step):
         now = time.time()
-        node = self.fleet.nodes[step.node] if step.node is not None else None
-        action = Action(step=step, began=now, ended=now, node=node.name if node else None)
+        action = Action(step=step, began=now, ended=now, node=self._name(step.node))
         self.actions.append(action)
         label = f"{step.kind} {action.node or ''}".strip()
         self.now.append(label)
         try:
             action.skipped = await getattr(self, step.kind)(step, action)
+        except (AssertionError, FossaError) as error:
+            self.failures.append(f"{label}: {error}")
         finally:
             self.now.remove(label)
             action.ended = time.time()
+
+    def _name(self, index):
+        if index is None:
+            return None
+        return SUBMITTER if index == len(self.fleet.nodes) else self.fleet.nodes[index].name
 
     # workers
 

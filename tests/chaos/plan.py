@@ -35,7 +35,8 @@ class Step:
     #: Seconds after the beginning.
     at: float
     kind: str
-    #: Which node, from 0; None where it is no matter of one node.
+    #: Which node, from 0; None where it is no matter of one node. For the network, the number
+    #: after the last node's is the submitter.
     node: int | None
     #: Seconds until it is undone.
     lasts: float
@@ -49,7 +50,7 @@ def plan(seed, seconds, nodes, kinds, pace=1.2):
     steps, free, now = [], {}, 0.5
     while kinds and (now := now + chance.expovariate(1 / pace)) < seconds:
         kind = chance.choices(list(kinds), [weight for weight, _ in kinds.values()])[0]
-        node = None if kind in _OF_ALL else chance.randrange(nodes)
+        node = None if kind in _OF_ALL else chance.randrange(nodes + (kind in NETWORK))
         lasts = min(chance.uniform(*kinds[kind][1]), seconds - now)
         pick = chance.random()
         target = _target(kind, node)

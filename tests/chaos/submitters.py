@@ -16,6 +16,10 @@ WAIT = 5.0
 PAUSE = 0.2
 
 
+class NoAnswer(Exception):
+    """A node said something about a number that it must not say."""
+
+
 @frozen
 class Seen:
     """One outcome of a number as a submitter saw it."""
@@ -58,7 +62,7 @@ class HttpSubmitter:
         self._outcomes = outcomes
 
     async def run(self, number, node, document):
-        """Returns once the outcome is there."""
+        """Returns the task's id once the outcome is there. Raises `NoAnswer`."""
         document = {**document, "idempotency_key": number}
         task_id = (await self._ask(number, node, "POST", "/tasks", document))["id"]
         while True:
@@ -87,7 +91,7 @@ class HttpSubmitter:
                     what = f"{number}: {verb} {path} on {node.name}: {response.status}"
                     if response.status != 503:
                         self._outcomes.strange.append(f"{what} {await response.text()}")
-                        raise AssertionError(what)
+                        raise NoAnswer(what)
             await asyncio.sleep(PAUSE)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from chaos.accounts import Wanted, account
 from chaos.fleet import Fleet
@@ -10,7 +10,7 @@ from chaos.journal import Journal
 from chaos.ledgers import Ledgers
 from chaos.nemesis import Nemesis
 from chaos.plan import plan
-from chaos.submitters import AmqpSubmitter, HttpSubmitter, Outcomes
+from chaos.submitters import AmqpSubmitter, HttpSubmitter, NoAnswer, Outcomes
 
 #: The part of the time in which the whole tasks are submitted.
 SUBMITTING = 0.8
@@ -76,6 +76,7 @@ class Trial:
             self.outcomes,
             self.nemesis.actions,
             broker=self.over_rabbitmq,
+            failures=self.nemesis.failures,
             changes=self._ledgers.changes,
             unfinished=[*unfinished, *messages],
             left=left,
@@ -148,12 +149,15 @@ class Trial:
                 else:
                     group.create_task(self._over_http(number, nodes[i % len(nodes)]))
                 await asyncio.sleep(pause)
-        while self.outcomes.done(self.wanted.wholes) < len(self.wanted.wholes):
+        wholes = self.wanted.wholes if self.over_rabbitmq else ()
+        while self.outcomes.done(wholes) < len(wholes):
             await asyncio.sleep(0.05)
 
     async def _over_http(self, number, node):
-        task_id = await self._http.run(number, node, self._document(number))
-        self._ids[number] = (node, task_id)
+        # Where there is no answer, that is in the books, and the number is lost.
+        with suppress(NoAnswer):
+            task_id = await self._http.run(number, node, self._document(number))
+            self._ids[number] = (node, task_id)
 
     def _document(self, number):
         path, seed = str(self.journal.path), self.arguments.seed
@@ -166,8 +170,10 @@ class Trial:
 
     async def _look_again(self):
         """Ask for every outcome once more."""
-        for number, (node, task_id) in self._ids.items():
-            await self._http.look_again(number, node, task_id)
+        with suppress(NoAnswer):
+            for number, (node, task_id) in self._ids.items():
+                if node.up:
+                    await self._http.look_again(number, node, task_id)
 
     async def _watch(self, progress):
         """Look into the ledgers every second, and tell how it goes."""
