@@ -73,8 +73,17 @@ class LeakGuard:
         return [f"the file descriptor {number}: {target}" for number, target in sorted(new)]
 
     def _new_children(self) -> list[str]:
-        new = children().items() - self._children.items()
-        return [f"the child process {pid}: {command}" for (pid, _), command in sorted(new)]
+        """Those that the test, or what it started, has started.
+
+        What a child from before the test does, such as a server that serves many tests, is its own.
+        """
+        before = {pid for pid, _ in self._children}
+        new = [
+            (pid, command)
+            for (pid, since), command in children().items()
+            if (pid, since) not in self._children and _parent(pid) not in before
+        ]
+        return [f"the child process {pid}: {command}" for pid, command in sorted(new)]
 
 
 def unfinished_tasks(runner: asyncio.Runner) -> list[str]:
@@ -115,6 +124,12 @@ def children() -> dict[tuple[int, float], str]:
             if "multiprocessing.resource_tracker" not in command:
                 found[process.pid, process.create_time()] = command
     return found
+
+
+def _parent(pid: int) -> int | None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).ppid()
+    return None
 
 
 def _command(process: psutil.Process) -> str:
