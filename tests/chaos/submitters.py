@@ -155,9 +155,9 @@ class AmqpSubmitter:
         parameters.blocked_connection_timeout = 20
         try:
             connection = pika.BlockingConnection(parameters)
-        except ValueError as error:
-            # What pika makes of a connection that is reset as soon as it is there.
-            raise ConnectionResetError(str(error)) from error
+        except Exception as error:
+            # On a bad network pika raises ValueErrors and errors of its inner parts as well.
+            raise ConnectionResetError(repr(error)) from error
         try:
             self.reconnects += 1
             channel = connection.channel()

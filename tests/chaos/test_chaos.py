@@ -30,7 +30,7 @@ async def of_a_trial(tmp_path, *arguments):
 @pytest.mark.slow
 async def test_nodes_by_themselves_lose_nothing(tmp_path):
     trial, books, said = await of_a_trial(
-        tmp_path, "--over=http", "--seed=5", "--seconds=5", "--tasks=60", "--subtasks=60",
+        tmp_path, "--over=http", "--seed=5", "--seconds=4", "--tasks=60", "--subtasks=60",
         "--pace=0.5", "--drain=40",
     )  # fmt: skip
     assert not books.violations, (said, trial.nemesis.actions)
@@ -44,7 +44,7 @@ async def test_nodes_by_themselves_lose_nothing(tmp_path):
 async def test_a_fleet_over_rabbitmq_loses_nothing(tmp_path):
     demand_rabbitmq()
     trial, books, said = await of_a_trial(
-        tmp_path, "--over=rabbitmq", "--seed=9", "--seconds=6", "--tasks=80", "--subtasks=80",
+        tmp_path, "--over=rabbitmq", "--seed=21", "--seconds=5", "--tasks=80", "--subtasks=80",
         "--pace=0.6", "--drain=60",
     )  # fmt: skip
     assert not books.violations, (said, trial.nemesis.actions)

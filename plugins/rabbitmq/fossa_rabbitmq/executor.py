@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fossa import Attempt, Executor, LiveAttempt, Node, Outcome
+from fossa_rabbitmq.legacy_outbox import LegacyOutbox
 from fossa_rabbitmq.options import options
 from fossa_rabbitmq.outbox import Outbox
 from fossa_rabbitmq.post import Post
@@ -21,11 +22,14 @@ class RabbitExecutor(Executor):
     def __init__(self, **given: Any) -> None:
         self._options = options(**given)
         self._post: Post | None = None
+        if self._options.legacy:
+            self.chunk = 1
 
     async def open(self, node: Node) -> None:
         self._post = Post.of(node, self._options)
         await self._post.open()
-        self._outbox = Outbox(self._post)
+        outbox = LegacyOutbox if self._options.legacy else Outbox
+        self._outbox = outbox(self._post)
         await self._outbox.open()
 
     async def close(self) -> None:
@@ -42,10 +46,14 @@ class RabbitExecutor(Executor):
     def room(self, model: str) -> int:
         if self._post is None or not self._post.sending:
             return 0
+        if self._options.legacy:
+            return self._options.window
         return AHEAD * self._post.fleet.slots(model)
 
     def far_slots(self, model: str) -> int:
-        return self._post.fleet.slots(model) if self._post is not None else 0
+        if self._post is None:
+            return 0
+        return self._options.window if self._options.legacy else self._post.fleet.slots(model)
 
     def fleet(self) -> Sequence[Mapping[str, Any]]:
         return self._post.fleet.documents() if self._post is not None else ()

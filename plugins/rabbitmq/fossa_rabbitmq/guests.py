@@ -17,6 +17,7 @@ from fossa import (
     Outcome,
     QueueFull,
     Reason,
+    Request,
     Reservation,
     Status,
     TaskRefused,
@@ -47,6 +48,8 @@ LETTER_BYTES = 256 * 1024
 REMEMBERED = 10_000
 #: Seconds after which a subtask is dropped whose parent's node nobody has heard of.
 ORPHAN_AFTER = 30.0
+
+Settling = Coroutine[Any, Any, None]
 
 
 @define(eq=False)
@@ -112,6 +115,8 @@ class Guests:
         self.on_refused: Callable[[FossaError], None] = lambda error: None
         self.held: set[Held] = set()
         self._parcels: dict[str, _Parcel] = {}
+        #: By id of a whole task: the messages that ask for it, and what settles each.
+        self._twins: dict[str, dict[Held, Callable[[Outcome], Settling]]] = {}
         self._cancelled: dict[str, None] = {}
         self._at_work: set[asyncio.Task[None]] = set()
         self.reports = Reports(post)
@@ -144,10 +149,7 @@ class Guests:
     async def _take(self, held: Held, reservation: Reservation | None) -> None:
         message = held.message
         try:
-            if message.properties.type == wire.SUBTASKS:
-                await self._take_parcel(held, reservation)
-            else:
-                await self._take_task(held, reservation)
+            await self._read(held, reservation)
         except BadMessage as error:
             await self.bury(held, error.reason, str(error))
         except FossaError as error:
@@ -160,11 +162,20 @@ class Guests:
             if held.over:
                 self.held.discard(held)
 
+    async def _read(self, held: Held, reservation: Reservation | None) -> None:
+        if held.message.properties.type == wire.SUBTASKS:
+            await self._take_parcel(held, reservation)
+        else:
+            await self._take_task(held, reservation)
+
     async def bury(self, held: Held, reason: str, detail: str) -> None:
         """To the dead letters with it; and its sender, if there is one, is told."""
-        await self._post.bury(held.message, reason, detail)
+        await self._bury(held.message, reason, detail)
         await self.reply(held.message, None, wire.refusal(detail))
         self.let_go(held)
+
+    async def _bury(self, message: Message, reason: str, detail: str) -> None:
+        await self._insist(message, lambda: self._post.bury(message, reason, detail))
 
     def let_go(self, held: Held) -> None:
         held.ack()
@@ -179,16 +190,31 @@ class Guests:
             raise BadMessage("bad_message", f"the property type is {kind!r:.50}: not fossa.task")
         limit = self._limit
         request, wants_reply = wire.read_task(message.body, message.properties, limit)
+
+        def settle(outcome: Outcome) -> Settling:
+            return self._settle_task(held, outcome, wants_reply)
+
+        await self._admit(held, request, reservation, settle, TaskWatch(held))
+
+    async def _admit(
+        self,
+        held: Held,
+        request: Request,
+        reservation: Reservation | None,
+        settle: Callable[[Outcome], Settling],
+        watch: Watch,
+    ) -> None:
+        """Have the node run the one task of a message, and then settle that."""
         held.task_ids = []
 
         async def ack(outcome: Outcome) -> None:
-            await asyncio.shield(self.do(self._settle_task(held, outcome, wants_reply)))
+            twins = self._twins.pop(held.task_ids[0], {held: settle})
+            work = [self.do(settle(outcome)) for settle in twins.values()]
+            await asyncio.shield(asyncio.gather(*work))
 
         async def give_back() -> None:
-            held.give_back()
-            self.held.discard(held)
+            self._give_back(held)
 
-        watch = _TaskWatch(held)
         delivery = Delivery(
             request=request,
             source=self._source,
@@ -208,6 +234,14 @@ class Guests:
             await self.bury(held, "refused", str(error))
         else:
             held.task_ids = [task.id]
+            self._twins.setdefault(task.id, {})[held] = settle
+
+    def _give_back(self, held: Held) -> None:
+        """The broker may have a whole task again, and every other message of the same task."""
+        task_id = held.task_ids[0] if held.task_ids else ""
+        for one in {held, *self._twins.pop(task_id, ())}:
+            one.give_back()
+            self.held.discard(one)
 
     async def _settle_task(self, held: Held, outcome: Outcome, wants_reply: bool) -> None:
         """The outcome is recorded: tell the sender, then the broker."""
@@ -219,7 +253,7 @@ class Guests:
             return
         if outcome.reason.crash:
             detail = f"{outcome.reason} {outcome.attempt} times: {outcome.message}"
-            await self._post.bury(held.message, "crashed", detail)
+            await self._bury(held.message, "crashed", detail)
         self.let_go(held)
 
     async def reply(
@@ -248,9 +282,13 @@ class Guests:
 
         Where it is not any more, whoever has it next answers from the ledger.
         """
+        await self._insist(message, lambda: self._post.send(letter, queue))
+
+    async def _insist(self, message: Message, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do what needs the broker, however often it goes away, while a message is held."""
         while not message.channel.closed.done():
             try:
-                await self._post.send(letter, queue)
+                await act()
                 return
             except (BrokerGone, Nacked):
                 await asyncio.sleep(0.1)
@@ -258,14 +296,23 @@ class Guests:
 
     async def _not_accepted(self, held: Held, model: object, text: str) -> None:
         """A model for another node: it goes where only nodes look that accept it."""
-        await asyncio.sleep(self._post.fleet.settled)
-        if isinstance(model, str) and self._post.fleet.slots(model):
+        if await self._elsewhere(model):
             message = held.message
             letter = wire.Letter(message.body, message.properties)
-            await self._post.park(letter, model)
+            await self._post.park(letter, str(model))
             self.let_go(held)
         else:
             await self.bury(held, "not_accepted", f"{text}; nor does another node here")
+
+    async def _elsewhere(self, model: object) -> bool:
+        """Whether another node accepts a model that is unknown here.
+
+        What is known here and refused nevertheless (there is no such method) would be there too.
+        """
+        if not isinstance(model, str) or model in self._node.composition.models:
+            return False
+        await asyncio.sleep(self._post.fleet.settled)
+        return self._post.fleet.slots(model) > 0
 
     # subtasks of other nodes
 
@@ -295,11 +342,14 @@ class Guests:
     def _cancel(self, cancel: wire.Cancel) -> None:
         for task_id in cancel.ids:
             self._cancelled[task_id] = None
-            parcel = self._parcels.get(task_id)
-            if parcel is not None:
-                self.do(self._cancel_here(task_id, "its parent was cancelled"))
+            for here in self._ids_here(task_id):
+                self.do(self._cancel_here(here, "its parent was cancelled"))
         while len(self._cancelled) > REMEMBERED:
             del self._cancelled[next(iter(self._cancelled))]
+
+    def _ids_here(self, task_id: str) -> list[str]:
+        """What this node calls the attempts that it has of a parent's subtask."""
+        return [task_id] if task_id in self._parcels else []
 
     async def _cancel_here(self, task_id: str, why: str) -> None:
         try:
@@ -315,15 +365,17 @@ class Guests:
         fleet = self._post.fleet
         if fleet.since is None:
             return
-        now = time.monotonic()
-        long_ago = now - ORPHAN_AFTER
         for parcel in set(self._parcels.values()):
-            node_id = parcel.content.node.id
-            unheard = fleet.since < long_ago and parcel.held.arrived < long_ago
-            if fleet.has_left(node_id) or (unheard and not fleet.has(node_id)):
+            if self._is_orphan(parcel.held, parcel.content.node.id, fleet.since):
                 parcel.orphaned = True
                 for task_id in parcel.running():
                     self.do(self._cancel_here(task_id, "the node of its parent is gone"))
+
+    def _is_orphan(self, held: Held, node_id: str, since: float) -> bool:
+        """Whether the node of a message's parent has gone, listening `since` a while ago."""
+        fleet, long_ago = self._post.fleet, time.monotonic() - ORPHAN_AFTER
+        unheard = since < long_ago and held.arrived < long_ago
+        return fleet.has_left(node_id) or (unheard and not fleet.has(node_id))
 
     def lose(self, channel: Channel) -> None:
         """Everything that came on a channel is the broker's again."""
@@ -350,15 +402,14 @@ class Guests:
         if not withdrawn:
             return False
         if parcel is None:
-            held.give_back()
-            self.held.discard(held)
+            self._give_back(held)
         else:
             for task_id in withdrawn:
                 parcel.leave(task_id)
         return True
 
 
-class _TaskWatch(Watch):
+class TaskWatch(Watch):
     """Sees a whole task begin. Its sender is not told of more than the outcome."""
 
     __slots__ = ("_held",)
@@ -445,8 +496,7 @@ class _Parcel:
         )
 
     async def _not_accepted(self, subtask: wire.Subtask, text: str) -> None:
-        await asyncio.sleep(self._post.fleet.settled)
-        if not self._post.fleet.slots(subtask.model):
+        if not await self._guests._elsewhere(subtask.model):
             self.answer(subtask, wire.refusal(f"{text}; nor does another node here"))
             return
         await self._post.park(self._letter([subtask]), subtask.model)
@@ -519,7 +569,7 @@ class _Parcel:
         part: list[wire.SubtaskOutcome] = []
         size = 0
         for item in items:
-            size += len(bytes(item.outcome.result)) + 200
+            size += _size(item)
             if part and size > LETTER_BYTES:
                 await self._send_part(part)
                 part, size = [], 0
@@ -536,9 +586,10 @@ class _Parcel:
         except Unroutable:
             self.orphaned = True
         except TooLarge as error:
+            if len(items) == 1:
+                items[0].outcome, items[0].lines = too_large(items[0].outcome, str(error)), []
             for item in items:
-                item.outcome = too_large(item.outcome, str(error))
-            await self._send_part(items)
+                await self._send_part([item])
 
     def _settle(self) -> None:
         """Once nothing of the message is left here, the broker may forget it."""
@@ -562,6 +613,11 @@ class _Parcel:
             self._guests.held.discard(self.held)
         else:
             self._guests.let_go(self.held)
+
+
+def _size(item: wire.SubtaskOutcome) -> int:
+    """Bytes that an outcome takes, roughly."""
+    return len(bytes(item.outcome.result)) + sum(len(line.text) for line in item.lines) + 200
 
 
 def too_large(outcome: wire.OutcomeDocument, text: str) -> wire.OutcomeDocument:

@@ -35,7 +35,9 @@ class Intake:
         self._node: Node = post.node
         self._slots: int = post.node.composition.slots
         self._guests = guests
-        self._levels = [Level(queue) for queue in post.topology.levels]
+        # Nodes of 0.0.37 do not say when they are idle: what waited here might have begun there.
+        streams = not post.topology.legacy
+        self._levels = [Level(queue, streams) for queue in post.topology.levels]
         self._by_tag: dict[str, Level] = {}
         self._channel: Channel | None = None
         self._up = asyncio.Event()
@@ -43,7 +45,8 @@ class Intake:
         self._stirred = asyncio.Event()
         self._stopped = False
         guests.on_refused = self._refused
-        post.on(wire.PARKED, self._parked)
+        if not post.topology.legacy:
+            post.on(wire.PARKED, self._parked)
 
     async def set_up(self, connection: Connection) -> None:
         """Begin anew on a connection."""
@@ -127,6 +130,8 @@ class Intake:
                 await self._stir_or_busy()
                 if not await self._slot_soon() or self._saturated(listening):
                     return
+                if self._unheard(listening):
+                    return
         finally:
             if not channel.closed.done():
                 await self._close([level for level in listening if not level.streaming])
@@ -151,6 +156,10 @@ class Intake:
     def _saturated(self, levels: list[Level]) -> bool:
         """Whether a consumer brings no more although a slot is free."""
         return any(level.unsettled >= self._slots for level in levels)
+
+    def _unheard(self, levels: list[Level]) -> bool:
+        """Whether there is a queue that nobody listens to: a new one, or one whose stream ended."""
+        return any(not level.streaming and level not in levels for level in self._levels)
 
     # consumers
 
@@ -268,6 +277,8 @@ class Intake:
     # models that not every node accepts
 
     async def _find_parked(self, connection: Connection) -> None:
+        if self._post.topology.legacy:
+            return
         for model in self._node.composition.models:
             queue = self._post.topology.model(model)
             known = any(level.queue == queue for level in self._levels)

@@ -19,6 +19,8 @@ class Level:
     """A queue, the mean duration of its messages, and whether they are streamed."""
 
     queue: str
+    #: Whether they may be streamed at all.
+    streams: bool = True
     mean: float = 0.0
     samples: int = 0
     streaming: bool = False
@@ -42,7 +44,7 @@ class Level:
     @property
     def short(self) -> bool:
         """Whether its messages should be streamed."""
-        if self.samples < SAMPLES:
+        if self.samples < SAMPLES or not self.streams:
             return False
         return self.mean < (STREAM_NOT_ABOVE if self.streaming else STREAM_BELOW)
 

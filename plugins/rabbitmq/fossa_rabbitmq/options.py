@@ -16,6 +16,8 @@ from fossa.errors import ConfigError
 MESSAGE_LIMIT = 16 * 1024 * 1024
 _SCHEMES = {"amqp": 5672, "amqps": 5671}
 _FOR_TLS = ("ca", "certificate", "key", "server_name")
+#: What nodes say to each other: this version's own, and that of `ayeaye-fossa` 0.0.37.
+WIRES = ("1", "0.0.37")
 _PREFIX = re.compile(r"(?!amq\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -51,6 +53,16 @@ class Options:
     consumer_timeout: float | None = None
     #: Seconds between two tries to connect, at the most.
     max_backoff: float = 5.0
+    #: "1", or "0.0.37" to share subtasks with nodes of that version of `ayeaye-fossa`.
+    wire: str = WIRES[0]
+    #: Subtasks that may be away at once (wire 0.0.37 only, whose nodes do not say how many there
+    #: are). The executor's alone: a source that was not given it is still at the same broker.
+    window: int = field(default=16, eq=False)
+
+    @property
+    def legacy(self) -> bool:
+        """Whether it is the wire of 0.0.37."""
+        return self.wire != WIRES[0]
 
     @property
     def tls(self) -> bool:
@@ -126,6 +138,8 @@ def _together(given: dict[str, Any]) -> list[str]:
         wrong += [f"{name} is for amqps:// and the url is amqp://" for name in names]
     if given.get("key") is not None and given.get("certificate") is None:
         wrong.append("key is given without certificate: give both")
+    if "window" in given and given.get("wire", WIRES[0]) == WIRES[0]:
+        wrong.append("window is for wire='0.0.37': nodes on wire '1' say how many slots they have")
     return wrong
 
 
@@ -158,12 +172,15 @@ def _prefix(value: Any) -> str | None:
     )
 
 
-def _queue_type(value: Any) -> str | None:
-    if value in ("quorum", "classic"):
-        return None
-    close = difflib.get_close_matches(str(value), ("quorum", "classic"), 1)
-    hint = f": did you mean {close[0]!r}?" if close else ""
-    return f"is {value!r:.100}: it should be 'quorum' or 'classic'{hint}"
+def _either(one: str, other: str) -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        if value in (one, other):
+            return None
+        close = difflib.get_close_matches(str(value), (one, other), 1)
+        hint = f": did you mean {close[0]!r}?" if close else ""
+        return f"is {value!r:.100}: it should be {one!r} or {other!r}{hint}"
+
+    return check
 
 
 def _path(value: Any) -> str | None:
@@ -202,7 +219,7 @@ def _seconds(low: float, high: float, *, optional: bool = False) -> Callable[[An
 _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "url": _url,
     "prefix": _prefix,
-    "queue_type": _queue_type,
+    "queue_type": _either("quorum", "classic"),
     "delivery_limit": _whole(1, 1_000_000),
     # The largest limit that a broker can be given (4.x; 3.x: 512 MiB).
     "max_message_bytes": _whole(1, 512 * 1024 * 1024),
@@ -216,4 +233,6 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "publish_timeout": _seconds(0.1, 3600),
     "consumer_timeout": _seconds(1, 10 * 365 * 86_400, optional=True),
     "max_backoff": _seconds(0.1, 3600),
+    "wire": _either(*WIRES),
+    "window": _whole(1, 10_000),
 }

@@ -41,7 +41,8 @@ class Parcel:
     queue: str
     letter: Letter
     sents: list[Sent]
-    sending: bool = False
+    #: It is not known to be with the broker yet.
+    sending: bool = True
 
 
 @define
@@ -65,7 +66,7 @@ class Outbox:
 
     async def open(self) -> None:
         self._post.outbox = self
-        self._post.on(wire.QUEUES_LOST, lambda _: self.send_again("a queue was lost"))
+        self._post.on(wire.QUEUES_LOST, self._queue_lost)
         await self._post.each_time(self._set_up)
 
     async def close(self) -> None:
@@ -125,7 +126,7 @@ class Outbox:
         waiting = [s for s in self._shares.pop(tenure).sents if not s.outcome.done()]
         if not self._post.sending:
             for sent in waiting:
-                _fail(sent, NotBegun("there is no connection to the broker", near=True))
+                fail(sent, NotBegun("there is no connection to the broker", near=True))
             return
         letter: list[Sent] = []
         size = 0
@@ -165,7 +166,7 @@ class Outbox:
                     return
                 except TooLarge as error:
                     for sent in parcel.sents:
-                        _end(sent, _failed(sent, str(error)))
+                        end(sent, failed(sent, str(error)))
                     return
                 except Unroutable:
                     self._post.taking.restart(f"the queue {parcel.queue} is not there")
@@ -176,6 +177,10 @@ class Outbox:
                 await self._post.giving.up()
         finally:
             parcel.sending = False
+
+    def _queue_lost(self, lost: wire.QueuesLost) -> None:
+        if lost.queue == self._post.topology.subtasks(1):
+            self.send_again("a queue was lost")
 
     def send_again(self, why: str, *, begun: bool = False) -> None:
         """Send what may have been lost; what other nodes have begun only where that is asked."""
@@ -220,7 +225,7 @@ class Outbox:
             return
         if item.lines:
             sent.live.log(wire.lines_of(item))
-        _end(sent, wire.outcome_of(item.outcome))
+        end(sent, wire.outcome_of(item.outcome))
 
     def _happened(self, item: wire.Event) -> None:
         sent = self._sent.get(item.id)
@@ -238,14 +243,14 @@ class Outbox:
         for sent in list(self._sent.values()):
             parcel = sent.parcel
             if parcel and parcel.letter.properties.message_id == message.properties.correlation_id:
-                _end(sent, outcome)
+                end(sent, outcome)
 
     def come_home(self, subtask_ids: Sequence[str]) -> None:
-        """This node's own source has taken them: they run here."""
+        """This node's own source has taken them, whose ids are as on the wire: they run here."""
         for subtask_id in subtask_ids:
             sent = self._sent.get(subtask_id)
             if sent is not None:
-                _fail(sent, NotBegun("this node took it itself", near=True))
+                fail(sent, NotBegun("this node took it itself", near=True))
 
     # cancel
 
@@ -264,18 +269,18 @@ class Outbox:
         self._post.tell(wire.letter(wire.CANCEL, wire.Cancel(ids), persistent=False))
 
 
-def _end(sent: Sent, outcome: Outcome) -> None:
+def end(sent: Sent, outcome: Outcome) -> None:
     if not sent.outcome.done():
         sent.outcome.set_result(outcome)
 
 
-def _fail(sent: Sent, error: Exception) -> None:
+def fail(sent: Sent, error: Exception) -> None:
     if not sent.outcome.done():
         sent.outcome.set_exception(error)
         sent.outcome.exception()
 
 
-def _failed(sent: Sent, text: str) -> Outcome:
+def failed(sent: Sent, text: str) -> Outcome:
     return Outcome(
         status=Status.FAILED,
         reason=Reason.EXECUTOR,

@@ -1,6 +1,7 @@
 """What running subtasks of other nodes have to say, passed on while they run."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
 
 #: Seconds between two reports. What ends sooner is not reported: its outcome says it all.
 INTERVAL = 0.2
-#: Lines of one subtask that wait for the next report, at the most: further ones are only here.
-MAX_LINES = 1000
+#: What of one subtask's lines waits for the next report, at the most: lines, and characters in them.
+#: Further ones stay here.
+MAX_LINES, MAX_SIZE = 1000, 1 << 20
 
 
 class Reports:
@@ -22,6 +24,8 @@ class Reports:
 
     def __init__(self, post: Post) -> None:
         self._post = post
+        #: This node's name.
+        self.here = post.node.name
         self._watches: dict[str, GuestWatch] = {}
         self._news: set[GuestWatch] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -60,13 +64,16 @@ class Reports:
 class GuestWatch(Watch):
     """One running subtask of another node."""
 
-    __slots__ = ("_fraction", "_held", "_lines", "_message", "_reports", "_task_id")
+    __slots__ = (
+        "_fraction", "_held", "_kept_back", "_lines", "_message", "_reports", "_size", "_task_id",
+    )  # fmt: skip
 
     def __init__(self, reports: Reports, task_id: str, held: "Held") -> None:
         self._reports = reports
         self._task_id = task_id
         self._held = held
         self._lines: list[LogLine] = []
+        self._size = self._kept_back = 0
         self._fraction: float | None = None
         self._message = ""
 
@@ -79,7 +86,12 @@ class GuestWatch(Watch):
         self._reports.note(self)
 
     def log(self, lines: Sequence[LogLine]) -> None:
-        self._lines += lines[: max(0, MAX_LINES - len(self._lines))]
+        for line in lines:
+            if len(self._lines) < MAX_LINES and self._size < MAX_SIZE:
+                self._lines.append(line)
+                self._size += len(line.text)
+            else:
+                self._kept_back += 1
         self._reports.note(self)
 
     def progress(self, fraction: float | None, message: str) -> None:
@@ -96,5 +108,9 @@ class GuestWatch(Watch):
 
     def lines_left(self) -> list[LogLine]:
         """Lines that no report has had yet."""
-        lines, self._lines = self._lines, []
+        lines, self._lines, self._size = self._lines, [], 0
+        if self._kept_back:
+            text = f"{self._kept_back} more lines are on node {self._reports.here}"
+            lines.append(LogLine(time=time.time(), level="WARNING", stream="node", text=text))
+            self._kept_back = 0
         return lines

@@ -6,6 +6,7 @@ from typing import Any
 from fossa import Node, Source
 from fossa_rabbitmq.guests import Guests
 from fossa_rabbitmq.intake import Intake
+from fossa_rabbitmq.legacy_guests import LegacyGuests
 from fossa_rabbitmq.options import options
 from fossa_rabbitmq.post import Post
 from fossa_rabbitmq.topology import warnings
@@ -23,7 +24,8 @@ class RabbitSource(Source):
     async def open(self, node: Node) -> None:
         self._post = Post.of(node, self._options)
         await self._post.open()
-        self._guests = Guests(self._post, self.name)
+        guests = LegacyGuests if self._options.legacy else Guests
+        self._guests = guests(self._post, self.name)
         self._intake = Intake(self._post, self._guests)
         await self._post.each_time(self._look_at_the_broker)
         await self._post.each_time(self._intake.set_up)

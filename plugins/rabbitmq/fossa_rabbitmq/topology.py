@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fossa_rabbitmq.connection import Channel, Mismatch
+from fossa_rabbitmq.legacy import QUEUE
 from fossa_rabbitmq.options import Options
 
 #: Seconds after which a node's reply queue is deleted, unless the node comes back.
@@ -26,7 +27,7 @@ _CLASSIC_WAITS_SINCE = (4, 3, 0)
 
 
 class Topology:
-    """The names. They depend on the prefix alone."""
+    """The names. They depend on the prefix and the wire alone."""
 
     def __init__(self, options: Options) -> None:
         prefix = options.prefix
@@ -45,6 +46,11 @@ class Topology:
         self.levels = [
             self.nested, self.first_level, self.urgent, self.ordinary, self.background,
         ]  # fmt: skip
+        #: Whether it is the one queue of 0.0.37 that is taken from, and given to.
+        self.legacy = options.legacy
+        if self.legacy:
+            self.first_level = self.nested = QUEUE
+            self.levels = [QUEUE]
         self._prefix = prefix
 
     def tasks(self, priority: int) -> str:
@@ -64,6 +70,11 @@ class Topology:
     def replies(self, boot_id: str) -> str:
         """The queue of what comes back to one boot of a node."""
         return f"{self._prefix}.replies.{boot_id}"
+
+    def boot_of(self, replies: str) -> str | None:
+        """The boot whose queue of replies that is; None: it is no node's of this version."""
+        known = self.replies("")
+        return replies.removeprefix(known) if replies.startswith(known) else None
 
     def control_queue(self, boot_id: str) -> str:
         """One node's queue on the control exchange."""
@@ -112,6 +123,9 @@ async def declare_control(channel: Channel, options: Options, boot_id: str) -> s
 
 def task_arguments(channel: Channel, options: Options) -> dict[str, Any]:
     """A queue of tasks: what cannot be run goes to the dead letters, and nothing is dropped."""
+    if options.legacy:
+        # With any argument at all, nodes of 0.0.37 cannot declare it too, and do nothing else.
+        return {}
     names = Topology(options)
     arguments: dict[str, Any] = {
         "x-queue-type": options.queue_type,
@@ -149,6 +163,11 @@ def _safe(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _advised(error: Mismatch, options: Options) -> Mismatch:
+    if options.legacy and QUEUE in str(error):
+        return Mismatch(
+            f"{options.safe_url}: {error}. Nodes of 0.0.37 need {QUEUE} durable and without any "
+            f"arguments: delete it once it is empty (rabbitmqctl delete_queue {QUEUE})"
+        )
     return Mismatch(
         f"{options.safe_url}: {error}. Give every node the same options; or delete the old one "
         "once it is empty (rabbitmqctl delete_queue NAME); or choose another prefix= (now "
@@ -174,7 +193,8 @@ def ack_timeout(version: tuple[int, int, int], options: Options) -> float:
     """
     if version < _ACK_TIMEOUT_SINCE:
         return math.inf
-    if version >= _CLASSIC_WAITS_SINCE and options.queue_type == "classic":
+    classic = options.legacy or options.queue_type == "classic"
+    if version >= _CLASSIC_WAITS_SINCE and classic:
         return math.inf
     return ACK_TIMEOUT if options.consumer_timeout is None else options.consumer_timeout
 
@@ -191,7 +211,8 @@ def warnings(
     """
     version = version_of(server)
     said = []
-    if version < _SAFE_DEAD_LETTERS_SINCE and options.queue_type == "quorum":
+    quorum = options.queue_type == "quorum" and not options.legacy
+    if version < _SAFE_DEAD_LETTERS_SINCE and quorum:
         said.append(
             f"{options.safe_url} is RabbitMQ {_dotted(version)}: before 3.10 a dead letter of a "
             "quorum queue may be lost when the broker stops"
@@ -199,15 +220,16 @@ def warnings(
     patience = ack_timeout(version, options)
     said += [
         f"{model} may take {seconds:g} s and {options.safe_url} waits {patience:g} s for an "
-        f"acknowledgement: it will deliver such a task again while it runs. {_remedy(version)}"
+        f"acknowledgement: it will deliver such a task again while it runs. "
+        f"{_remedy(version, options)}"
         for model, seconds in longest.items()
         if seconds >= patience
     ]
     return said
 
 
-def _remedy(version: tuple[int, int, int]) -> str:
-    if version >= _OWN_ACK_TIMEOUT_SINCE:
+def _remedy(version: tuple[int, int, int], options: Options) -> str:
+    if version >= _OWN_ACK_TIMEOUT_SINCE and not options.legacy:
         return "Give consumer_timeout= in seconds, before the queues are first declared"
     return (
         "Raise consumer_timeout in rabbitmq.conf (milliseconds), and give consumer_timeout= in "

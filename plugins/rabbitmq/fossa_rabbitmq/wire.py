@@ -57,7 +57,8 @@ class BadMessage(FossaError):
 
 Id = Annotated[str, Meta(pattern=r"^[0-9a-fA-F-]{8,64}$")]
 Name = Annotated[str, Meta(max_length=200)]
-Line = Annotated[str, Meta(max_length=1 << 20)]
+MAX_LINE = 1 << 20
+Line = Annotated[str, Meta(max_length=MAX_LINE)]
 Whole = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 
@@ -93,7 +94,7 @@ class OutcomeDocument(Struct, omit_defaults=True):
     status: Status
     reason: Reason
     message: Line = ""
-    error: Name | None = None
+    error: Line | None = None
     traceback: tuple[Line, ...] = ()
     result: Raw = Raw(b"null")
     result_is_json: bool = True
@@ -258,7 +259,7 @@ def read(kind: str, body: bytes, properties: pika.BasicProperties) -> Any:
         return (_open_decoders if newer else _closed_decoders)[kind].decode(body)
     except msgspec.ValidationError as error:
         raise BadMessage("bad_message", f"{kind}: {error}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError where it is not UTF-8
         raise BadMessage("bad_json", f"{kind}: the body is not JSON: {error}") from None
 
 
@@ -280,7 +281,7 @@ def read_task(body: bytes, properties: pika.BasicProperties, limit: int) -> tupl
     newer = version_of(properties)[1] > VERSION[1]
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadMessage("bad_json", f"the body is not JSON: {error}") from None
     if not isinstance(document, dict):
         kind = type(document).__name__
@@ -325,7 +326,7 @@ def request_of(subtask: Subtask) -> Request:
     """The request for a subtask of another node. Raises BadMessage."""
     try:
         arguments = msgspec.json.decode(subtask.arguments)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadMessage("bad_json", f"the arguments are not JSON: {error}") from None
     if not isinstance(arguments, dict) or not arguments.keys() <= _ARGUMENTS:
         raise BadMessage("bad_message", f"arguments is not an object of {sorted(_ARGUMENTS)}")
@@ -352,7 +353,9 @@ def origin_of(subtask: Subtask) -> Origin:
 
 
 def outcome_of(document: Any) -> Outcome:
-    """The value behind an `OutcomeDocument`."""
+    """The value behind an `OutcomeDocument`; a failure where its result cannot be read."""
+    if (wrong := _unreadable(document.result)) is not None:
+        return _unreadable_result(document, wrong)
     return Outcome(
         status=Status(document.status),
         reason=Reason(document.reason),
@@ -362,6 +365,26 @@ def outcome_of(document: Any) -> Outcome:
         result_json=bytes(document.result),
         result_is_json=document.result_is_json,
         failed_subtask=document.failed_subtask,
+        attempt=document.attempt,
+        started=document.started,
+        finished=document.finished,
+    )
+
+
+def _unreadable(raw: Raw) -> str | None:
+    """What is wrong with JSON that no decoder has looked into; None: nothing."""
+    try:
+        msgspec.json.decode(raw)
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return None
+
+
+def _unreadable_result(document: Any, wrong: str) -> Outcome:
+    return Outcome(
+        status=Status.FAILED,
+        reason=Reason.PROTOCOL,
+        message=f"it ended as {document.status}, and its result is not JSON: {wrong}",
         attempt=document.attempt,
         started=document.started,
         finished=document.finished,
@@ -439,8 +462,8 @@ def outcome(outcome: Outcome) -> OutcomeDocument:
     return OutcomeDocument(
         status=outcome.status,
         reason=outcome.reason,
-        message=outcome.message,
-        error=outcome.error,
+        message=outcome.message[:MAX_LINE],
+        error=outcome.error and outcome.error[:MAX_LINE],
         traceback=outcome.traceback,
         result=Raw(outcome.result_json),
         result_is_json=outcome.result_is_json,

@@ -21,9 +21,10 @@ class Sends(ayeaye.PartitionedModel):
         pass
 
     def partition_slice(self, _count):
-        for model, method, arguments in self.subtasks:
+        for model, method, arguments, *construction in self.subtasks:
             found = getattr(models, model, None) or globals()[model]
-            yield TaskPartition(found, method, arguments)
+            keep = construction[0] if construction else {}
+            yield TaskPartition(found, method, arguments, model_construction_kwargs=keep)
 
     def partition_subtask_failed(self, task_message):
         self.failures += 1
@@ -68,7 +69,7 @@ class Talks(ayeaye.Model):
 
     def odd(self):
         self.log("a lone surrogate: \udc80")
-        self.log_progress(7.5, "more than all of it \udc80")
+        self.log_progress(7.5, "more than all of it")
         time.sleep(0.5)
         return "\udc80"
 

@@ -1,8 +1,9 @@
-"""The models of the tests with `ayeaye-fossa` 0.0.37, and a node of that version.
+"""The models of the tests with `ayeaye-fossa` 0.0.37, and a node of that version or of this one.
 
 Nodes of both versions accept the same models: this file is imported by the one and run by the
 other's interpreter, `python legacy_node.py HTTP_PORT AMQP_URL ROLE`. With the role `parent` it
-makes subtasks and takes none from the queue; with `worker` it does both.
+makes subtasks and takes none from the queue; with `worker` it does both; with `new` it takes some,
+as a node of this version.
 """
 
 import json
@@ -26,6 +27,7 @@ class Greeting(ayeaye.Model):
         pass
 
     def greet(self, name):
+        self.log(f"{self.word} to {name}")
         return f"{self.word}, {name}"
 
 
@@ -144,6 +146,23 @@ def where():
 
 
 def main(port, url, role):
+    (new if role == "new" else old)(port, url, role)
+
+
+def new(port, url, role):
+    from fossa import BaseConfig, run_fossa, use
+
+    class NewConfig(BaseConfig):
+        HTTP_PORT = port
+        ACCEPTED_MODEL_CLASSES = MODELS
+        SOURCES = ("http", use("rabbitmq", url=url, wire="0.0.37"))
+        SINKS = ()
+        STATE_DIR = Path(os.environ["HOME"]) / "state"
+
+    run_fossa(NewConfig)
+
+
+def old(port, url, role):
     from fossa.control.rabbit_mq.message_exchange import RabbitMx
     from fossa.control.rabbit_mq.process import RabbitMqProcessor
 

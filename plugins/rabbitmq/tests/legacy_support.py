@@ -6,6 +6,7 @@ that tracebacks may show. FOSSA_LEGACY_PYTHON names another interpreter than tha
 """
 
 import contextlib
+import http
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -60,12 +62,16 @@ def interpreter():
 
 
 class LegacyNode:
-    """A node of 0.0.37, with all of its processes, while the context lasts."""
+    """A node of 0.0.37, with all of its processes, while the context lasts.
+
+    With the role `new` it is one of this version, in a process that can be killed.
+    """
 
     def __init__(self, directory, url, role="worker", script=HERE / "legacy_node.py"):
         self.directory = Path(directory)
         self.log = self.directory / "legacy.log"
-        self._command = [interpreter(), "-u", str(script), str(_free_port()), url, role]
+        python = sys.executable if role == "new" else interpreter()
+        self._command = [python, "-u", str(script), str(_free_port()), url, role]
         self._role = role
         self._process = None
 
@@ -89,10 +95,7 @@ class LegacyNode:
         return self
 
     def __exit__(self, *_):
-        """Ask it to stop, then end whatever of it is left."""
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
+        """End it: where it is asked to stop, a node of 0.0.37 takes its time."""
         self.kill()
 
     def kill(self):
@@ -115,12 +118,18 @@ class LegacyNode:
         _until(lambda: words in self._words(), f"the log has {words!r}", self._words)
 
     def _over(self, task_id):
-        document = self._http(f"task/{task_id}")
+        try:
+            document = self._http(f"task/{task_id}")
+        except urllib.error.HTTPError as error:
+            # It has given the id away before it knows the task.
+            if error.code != http.HTTPStatus.NOT_FOUND:
+                raise
+            return None
         return document if document["status"] != "running" else None
 
     def _is_up(self):
         assert self._process.poll() is None, self._words()
-        looks = self._role == "parent" or "waiting for messages" in self._words()
+        looks = self._role != "worker" or "waiting for messages" in self._words()
         try:
             return looks and self._http("")
         except OSError:

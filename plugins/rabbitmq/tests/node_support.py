@@ -20,7 +20,7 @@ PATIENCE = 8
 
 
 class Far:
-    """Sends every subtask to another node."""
+    """Sends the subtasks that its node makes to other nodes."""
 
     @hookimpl
     def fossa_choose_executor(self, task, executors):
@@ -181,8 +181,17 @@ async def outcome(node, model, method="go", **options):
 
 
 async def page(node, **query):
-    """Everything that a node's ledger has."""
+    """What a node was given, newest first; or, with `parent_id`, the subtasks of a task."""
     return await node.governor.page(limit=10_000, **query)
+
+
+async def everything(node):
+    """What a node was given, and all that came of it there."""
+    found, more = [], await page(node)
+    while more:
+        found += more
+        more = [child for record in more for child in await page(node, parent_id=record.task.id)]
+    return found
 
 
 async def texts(node, task_id):
