@@ -72,11 +72,16 @@ class Writes(ayeaye.Model):
     def odd(self):
         print("nul \x00 surrogate \udc80 tab \t end")
         os.write(1, b"\xff\xfe not utf-8\n")
+        self.log_progress(0.5, "half \udc80")
 
 
 class Fails(ayeaye.Model):
     def build(self):
         raise ValueError("no such luck")
+
+    def oddly(self):
+        """An error and a name of it that UTF-8 cannot carry."""
+        raise type("Odd\udc80", (ValueError,), {})("no such \udc80")
 
     def unspeakable(self):
         class Unspeakable(Exception):

@@ -81,7 +81,11 @@ async def test_logs_are_bounded_and_odd_bytes_harmless():
         assert "450 more lines were dropped" in lines[-1]
         handle = await node.submit("Writes", "odd")
         assert (await handle.outcome(30)).complete
-        assert any("surrogate ?" in text for text in texts(await handle.logs()))
+        assert any("surrogate \\udc80" in text for text in texts(await handle.logs()))
+        assert (await node.governor.record(handle.id)).progress.message == "half \\udc80"
+        outcome = await (await node.submit("Fails", "oddly")).outcome(30)
+        assert (outcome.reason, outcome.error) == (Reason.EXCEPTION, "Odd\\udc80")
+        assert outcome.message == "no such \\udc80"
 
 
 async def test_progress_is_seen_while_it_runs():

@@ -67,7 +67,7 @@ class Capture:
         text = self._redact(text)
         if len(text) > MAX_LINE:
             text = text[:MAX_LINE] + "…"
-        self._channel.send(Log(number, time.time(), level, stream, _printable(text)))
+        self._channel.send(Log(number, time.time(), level, stream, printable(text)))
 
     def write(self, msg: str) -> None:
         """Ayeaye's external logger: takes a message that `Model.log` has formatted."""
@@ -88,9 +88,9 @@ class Capture:
         self.line("WARNING", "warnings", text)
 
 
-def _printable(text: str) -> str:
-    """The text without the lone surrogates that UTF-8 cannot carry."""
-    return text.encode("utf-8", "replace").decode()
+def printable(text: str) -> str:
+    """The text with the lone surrogates escaped: UTF-8 cannot carry them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class _Stream(io.TextIOBase):

@@ -19,6 +19,7 @@ from ayeaye.exception import SubTaskFailed
 from fossa.interrupts import Cancelled, Interrupt, SoftTimeout
 from fossa.reasons import Reason
 from fossa.worker import messages
+from fossa.worker.capture import printable
 from fossa.worker.messages import Progressed, Run
 from fossa.worker.pool import ContextRule, FossaPool, drive
 
@@ -88,7 +89,7 @@ class Progresses:
         if not isinstance(position, int | float) or math.isnan(position):
             return
         fraction = min(1.0, max(0.0, float(position)))
-        self._unsent = Progressed(self._number, fraction, str(message or "")[:MAX_TEXT])
+        self._unsent = Progressed(self._number, fraction, printable(str(message or "")[:MAX_TEXT]))
         if time.monotonic() - self._sent_at >= PROGRESS_INTERVAL:
             self.flush()
 
@@ -224,7 +225,8 @@ def represent(value: Any) -> dict[str, str]:
 def failed(reason: Reason, text: str, error: BaseException, retire: str = "") -> Ending:
     """The end of an attempt whose model raised."""
     cut = [] if isinstance(error, Interrupt) else format_traceback(error)
-    return Ending(False, reason, text, qualified_name(type(error)), tuple(cut), retire=retire)
+    name = printable(qualified_name(type(error)))
+    return Ending(False, reason, printable(text), name, tuple(map(printable, cut)), retire=retire)
 
 
 def subtask_failed(error: SubTaskFailed) -> Ending:

@@ -14,8 +14,9 @@ from functools import partial
 
 from fossa import FossaError, Node, NodeStopping, Reservation
 from fossa_rabbitmq import wire
-from fossa_rabbitmq.connection import BrokerGone, Channel, ChannelClosed, Connection, Message
-from fossa_rabbitmq.guests import Guests, Held
+from fossa_rabbitmq.connection import BrokerGone, Channel, Connection, Message, NoSuchQueue
+from fossa_rabbitmq.guests import Guests
+from fossa_rabbitmq.held import Held
 from fossa_rabbitmq.levels import Level
 from fossa_rabbitmq.post import Post
 
@@ -79,7 +80,7 @@ class Intake:
                 await self._up.wait()
                 try:
                     await self._turn()
-                except (BrokerGone, ChannelClosed):
+                except (BrokerGone, NoSuchQueue):
                     await asyncio.sleep(0.05)
         finally:
             watch.cancel()
@@ -88,7 +89,8 @@ class Intake:
     async def stop(self) -> None:
         """Take nothing more; what is held is settled as before."""
         self._stopped = True
-        with contextlib.suppress(BrokerGone, ChannelClosed):
+        # A queue that was deleted meanwhile has no consumer to cancel either.
+        with contextlib.suppress(BrokerGone, NoSuchQueue):
             await self._close(self._levels)
 
     # one turn
@@ -237,7 +239,7 @@ class Intake:
                 await self._begin_streams(channel)
                 await self._end_streams()
                 await self._fetch_deeper(channel)
-            except (BrokerGone, ChannelClosed):
+            except (BrokerGone, NoSuchQueue):
                 continue
 
     async def _begin_streams(self, channel: Channel) -> None:
@@ -279,11 +281,15 @@ class Intake:
     async def _find_parked(self, connection: Connection) -> None:
         if self._post.topology.legacy:
             return
+        shared = set(self._post.topology.levels)
+        known = {level.queue for level in self._levels}
         for model in self._node.composition.models:
             queue = self._post.topology.model(model)
-            known = any(level.queue == queue for level in self._levels)
-            if not known and await self._post.exists(connection, queue):
+            there = await self._post.exists(connection, queue)
+            if there and queue not in known:
                 self._add(queue)
+            elif not there and queue not in shared:
+                self._levels = [level for level in self._levels if level.queue != queue]
 
     def _parked(self, parked: wire.Parked) -> None:
         queue = self._post.topology.model(parked.model)

@@ -11,7 +11,8 @@ import attrs
 from fossa import Outcome, Reason, Request, Reservation, Status, Watch
 from fossa_rabbitmq import wire
 from fossa_rabbitmq.connection import TooLarge, Unroutable
-from fossa_rabbitmq.guests import Guests, Held, Settling, TaskWatch
+from fossa_rabbitmq.guests import Guests, Settling
+from fossa_rabbitmq.held import Held, TaskWatch
 from fossa_rabbitmq.legacy import SUBTASK, LegacyTask, Repeats, decode_task, turn_of, unread
 from fossa_rabbitmq.legacy_replies import encode_reply
 from fossa_rabbitmq.message import Message
@@ -36,8 +37,8 @@ class LegacyGuests(Guests):
             if reservation is not None:
                 reservation.release()
             self.let_go(held)
-        elif node_id is not None and self._post.fleet.has_left(node_id):
-            self._node.logger.info("a subtask of a node that has gone is dropped")
+        elif node_id is not None and self.post.fleet.has_left(node_id):
+            self.node.logger.info("a subtask of a node that has gone is dropped")
             self.let_go(held)
         elif task_id is not None and self.was_cancelled(task_id):
             await self._answer(message, asked, _ended_now(Reason.CANCELLED, "cancelled"))
@@ -47,7 +48,7 @@ class LegacyGuests(Guests):
 
     def _comes_home(self, asked: LegacyTask) -> bool:
         """Whether this node's own model made it: then it needs no answer over the wire."""
-        outbox = self._post.outbox
+        outbox = self.post.outbox
         if outbox is None or not asked.ours or asked.reply_to != outbox.replies:
             return False
         outbox.come_home([asked.correlation_id or ""])
@@ -78,7 +79,7 @@ class LegacyGuests(Guests):
         if message.channel.closed.done():
             return
         if outcome.reason.crash and not asked.reply_to:
-            await self._post.bury(message, "crashed", f"{outcome.reason}: {outcome.message}")
+            await self.post.bury(message, "crashed", f"{outcome.reason}: {outcome.message}")
         self.let_go(held)
 
     # answers
@@ -92,7 +93,7 @@ class LegacyGuests(Guests):
         try:
             await self.send(encode_reply(asked, outcome, here), asked.reply_to, message)
         except Unroutable:
-            self._node.logger.info("the parent of a subtask has gone: nobody waits for its outcome")
+            self.node.logger.info("the parent of a subtask has gone: nobody waits for its outcome")
         except TooLarge as error:
             # What was asked for is in the reply too, and may be what is too large.
             plain = attrs.evolve(asked, request=_named(asked.request))
@@ -106,11 +107,11 @@ class LegacyGuests(Guests):
             return
         self.reports.end(task_id)
         if lines and queue:
-            content = wire.Events(self._post.me, [wire.Event(id=task_id, lines=lines)])
+            content = wire.Events(self.post.me, [wire.Event(id=task_id, lines=lines)])
             try:
                 await self.send(wire.letter(wire.EVENTS, content), queue, message)
             except (Unroutable, TooLarge) as error:
-                self._node.logger.debug("the last lines of a subtask are only here: %s", error)
+                self.node.logger.debug("the last lines of a subtask are only here: %s", error)
 
     async def bury(self, held: Held, reason: str, detail: str) -> None:
         """Tell the sender that it was refused; what nobody could read is a dead letter too."""
@@ -119,7 +120,7 @@ class LegacyGuests(Guests):
         if asked is not None:
             await self._answer(message, asked, _ended_now(Reason.REFUSED, detail))
         if asked is None or not asked.reply_to or reason not in ("refused", "not_accepted"):
-            await self._post.bury(message, reason, detail)
+            await self.post.bury(message, reason, detail)
         self.let_go(held)
 
     def _whom(self, message: Message) -> LegacyTask | None:
@@ -141,10 +142,10 @@ class LegacyGuests(Guests):
         """The node of this version whose model made it; None: one of 0.0.37, or nobody knows."""
         said = message.properties
         queue = said.reply_to if said.type == SUBTASK else None
-        return self._post.topology.boot_of(queue) if isinstance(queue, str) else None
+        return self.post.topology.boot_of(queue) if isinstance(queue, str) else None
 
     def drop_orphans(self) -> None:
-        since = self._post.fleet.since
+        since = self.post.fleet.since
         if since is None:
             return
         for held in self.held:

@@ -10,12 +10,12 @@ from fossa_rabbitmq import wire
 from fossa_rabbitmq.post import Post
 
 if TYPE_CHECKING:
-    from fossa_rabbitmq.guests import Held
+    from fossa_rabbitmq.held import Held
 
 #: Seconds between two reports. What ends sooner is not reported: its outcome says it all.
 INTERVAL = 0.2
-#: What of one subtask's lines waits for the next report, at the most: lines, and characters in them.
-#: Further ones stay here.
+#: What of one subtask's lines waits for the next report, at the most: lines, and characters in
+#: them. Further ones stay here.
 MAX_LINES, MAX_SIZE = 1000, 1 << 20
 
 

@@ -32,7 +32,8 @@ class RabbitSource(Source):
 
     async def _look_at_the_broker(self, connection: Any) -> None:
         """Say what it cannot do for the models of this node."""
-        assert self._post is not None
+        if self._post is None:
+            return
         node = self._post.node
         longest = {
             name: model.limits.timeout or node.composition.TIMEOUT

@@ -481,3 +481,15 @@ def lines(lines: Iterable[LogLine]) -> list[EventLine]:
 def refusal(text: str) -> OutcomeDocument:
     """The outcome of what was not admitted."""
     return OutcomeDocument(status=Status.FAILED, reason=Reason.REFUSED, message=text)
+
+
+def too_large(outcome: OutcomeDocument, text: str) -> OutcomeDocument:
+    """The outcome of a task whose result does not fit into a message."""
+    return OutcomeDocument(
+        status=Status.FAILED,
+        reason=Reason.RESULT_TOO_LARGE,
+        message=text,
+        attempt=outcome.attempt,
+        started=outcome.started,
+        finished=outcome.finished,
+    )

@@ -1,0 +1,225 @@
+"""The subtasks that another node sent in one message, and what is said of them."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fossa import (
+    Delivery,
+    FossaError,
+    LogLine,
+    NodeStopping,
+    NotAccepted,
+    Outcome,
+    QueueFull,
+    Reason,
+    Reservation,
+    Status,
+    TaskRefused,
+    new_id,
+)
+from fossa_rabbitmq import wire
+from fossa_rabbitmq.connection import BrokerGone, Nacked, TooLarge, Unroutable
+from fossa_rabbitmq.held import Held
+from fossa_rabbitmq.wire import BadMessage
+
+if TYPE_CHECKING:
+    from fossa_rabbitmq.guests import Guests
+
+#: Seconds for which outcomes of subtasks that came together wait for each other.
+GATHER = 0.005
+#: Bytes of outcomes that go into one message, roughly.
+LETTER_BYTES = 256 * 1024
+
+
+class GuestParcel:
+    """The subtasks of one message, and their outcomes on the way back."""
+
+    def __init__(self, guests: "Guests", held: Held, content: wire.Subtasks) -> None:
+        self._guests = guests
+        self._post = guests.post
+        self.held = held
+        self.content = content
+        #: Its parent's node is gone: nobody is told of outcomes.
+        self.orphaned = False
+        self.settled = 0
+        self._waiting: dict[str, wire.Subtask] = {s.id: s for s in content.subtasks}
+        self._left: list[wire.Subtask] = []
+        self._ready: list[tuple[wire.SubtaskOutcome, asyncio.Future[None]]] = []
+        self._flush: asyncio.TimerHandle | None = None
+
+    def running(self) -> list[str]:
+        return list(self._waiting)
+
+    async def admit(self, reservation: Reservation | None) -> None:
+        for subtask in self.content.subtasks:
+            self._guests.parcels[subtask.id] = self
+        first, *others = self.content.subtasks
+        await asyncio.gather(
+            self._admit(first, reservation), *(self._admit(s, None) for s in others)
+        )
+
+    async def _admit(self, subtask: wire.Subtask, reservation: Reservation | None) -> None:
+        if self._guests.was_cancelled(subtask.id):
+            gone = wire.OutcomeDocument(Status.CANCELLED, Reason.CANCELLED, "cancelled")
+            self.answer(subtask, gone)
+            return
+        try:
+            delivery = self._delivery(subtask)
+            await self._guests.node.admit(delivery, reservation)
+        except NotAccepted as error:
+            await self._not_accepted(subtask, str(error))
+        except (NodeStopping, QueueFull) as error:
+            self._guests.on_refused(error)
+            self.leave(subtask.id)
+        except (TaskRefused, BadMessage) as error:
+            self.answer(subtask, wire.refusal(str(error)))
+        except FossaError as error:
+            self._guests.node.logger.info("subtask %s is handed on: %s", subtask.id, error)
+            self.leave(subtask.id)
+
+    def _delivery(self, subtask: wire.Subtask) -> Delivery:
+        watch = self._guests.reports.watch(subtask.id, self.held)
+
+        async def ack(outcome: Outcome) -> None:
+            self.held.ended(outcome)
+            lines = watch.lines_left()
+            await self.answer(subtask, wire.outcome(outcome), lines)
+
+        async def give_back() -> None:
+            self.leave(subtask.id)
+
+        return Delivery(
+            request=wire.request_of(subtask),
+            origin=wire.origin_of(subtask),
+            source=self._guests.source,
+            redelivers=True,
+            again=self.held.again,
+            watch=watch,
+            ack=ack,
+            give_back=give_back,
+        )
+
+    async def _not_accepted(self, subtask: wire.Subtask, text: str) -> None:
+        if not await self._guests.elsewhere(subtask.model):
+            self.answer(subtask, wire.refusal(f"{text}; nor does another node here"))
+            return
+        await self._post.park(self._letter([subtask]), subtask.model)
+        self._gone(subtask.id)
+        self._settle()
+
+    def _letter(self, subtasks: list[wire.Subtask]) -> wire.Letter:
+        """A message like the one that came, with some of its subtasks."""
+        properties = self.held.message.properties
+        return wire.letter(
+            wire.SUBTASKS,
+            wire.Subtasks(self.content.node, subtasks),
+            headers={wire.AGAIN_HEADER: True},
+            message_id=new_id(),
+            correlation_id=properties.correlation_id,
+            reply_to=properties.reply_to,
+        )
+
+    # the way back
+
+    def leave(self, task_id: str) -> None:
+        """One of them is for another node."""
+        subtask = self._waiting.get(task_id)
+        if subtask is not None:
+            self._left.append(subtask)
+            self._gone(task_id)
+            self._settle()
+
+    def _gone(self, task_id: str) -> None:
+        self._waiting.pop(task_id, None)
+        self._guests.parcels.pop(task_id, None)
+        self._guests.reports.end(task_id)
+
+    def answer(
+        self,
+        subtask: wire.Subtask,
+        outcome: wire.OutcomeDocument,
+        lines: Sequence[LogLine] = (),
+    ) -> "asyncio.Future[None]":
+        """Say how one has ended; done once the parent's node cannot miss it."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        item = wire.SubtaskOutcome(subtask.id, subtask.attempt, outcome, wire.lines(lines))
+        self._ready.append((item, told))
+        self.settled += 1
+        self._gone(subtask.id)
+        if not self._waiting:
+            self._flush_now()
+        elif self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(GATHER, self._flush_now)
+        return told
+
+    def _flush_now(self) -> None:
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        ready, self._ready = self._ready, []
+        if ready:
+            self._guests.do(self._tell(ready))
+
+    async def _tell(self, ready: "list[tuple[wire.SubtaskOutcome, asyncio.Future[None]]]") -> None:
+        await self._send([item for item, _ in ready])
+        for _, told in ready:
+            if not told.done():
+                told.set_result(None)
+        self._settle()
+
+    async def _send(self, items: list[wire.SubtaskOutcome]) -> None:
+        if self.orphaned:
+            return
+        part: list[wire.SubtaskOutcome] = []
+        size = 0
+        for item in items:
+            size += _size(item)
+            if part and size > LETTER_BYTES:
+                await self._send_part(part)
+                part, size = [], 0
+            part.append(item)
+        if part:
+            await self._send_part(part)
+
+    async def _send_part(self, items: list[wire.SubtaskOutcome]) -> None:
+        queue = self.held.message.properties.reply_to
+        content = wire.Outcomes(self._post.me, items)
+        letter = wire.letter(wire.OUTCOMES, content, message_id=new_id())
+        try:
+            await self._guests.send(letter, queue or "", self.held.message)
+        except Unroutable:
+            self.orphaned = True
+        except TooLarge as error:
+            if len(items) == 1:
+                items[0].outcome, items[0].lines = wire.too_large(items[0].outcome, str(error)), []
+            for item in items:
+                await self._send_part([item])
+
+    def _settle(self) -> None:
+        """Once nothing of the message is left here, the broker may forget it."""
+        if self._waiting or self._ready or self.held.over:
+            return
+        if not self._left:
+            self._guests.let_go(self.held)
+        elif len(self._left) == len(self.content.subtasks):
+            self.held.give_back()
+            self._guests.held.discard(self.held)
+        else:
+            left, self._left = self._left, []
+            self._guests.do(self._pass_on(left))
+
+    async def _pass_on(self, left: list[wire.Subtask]) -> None:
+        """Some have ended, some are for another node: these in a message of their own."""
+        try:
+            await self._post.send(self._letter(left), self.held.message.queue)
+        except (BrokerGone, Nacked, Unroutable):
+            self.held.give_back()
+            self._guests.held.discard(self.held)
+        else:
+            self._guests.let_go(self.held)
+
+
+def _size(item: wire.SubtaskOutcome) -> int:
+    """Bytes that an outcome takes, roughly."""
+    return len(bytes(item.outcome.result)) + sum(len(line.text) for line in item.lines) + 200
