@@ -84,8 +84,7 @@ async def test_logs_are_bounded_and_odd_bytes_harmless():
         assert any("surrogate \\udc80" in text for text in texts(await handle.logs()))
         assert (await node.governor.record(handle.id)).progress.message == "half \\udc80"
         outcome = await (await node.submit("Fails", "oddly")).outcome(30)
-        assert (outcome.reason, outcome.error) == (Reason.EXCEPTION, "Odd\\udc80")
-        assert outcome.message == "no such \\udc80"
+        assert (outcome.reason, outcome.message) == (Reason.EXCEPTION, "no such \\udc80")
 
 
 async def test_progress_is_seen_while_it_runs():

@@ -225,8 +225,8 @@ def represent(value: Any) -> dict[str, str]:
 def failed(reason: Reason, text: str, error: BaseException, retire: str = "") -> Ending:
     """The end of an attempt whose model raised."""
     cut = [] if isinstance(error, Interrupt) else format_traceback(error)
-    name = printable(qualified_name(type(error)))
-    return Ending(False, reason, printable(text), name, tuple(map(printable, cut)), retire=retire)
+    name, lines = qualified_name(type(error)), tuple(map(printable, cut))
+    return Ending(False, reason, printable(text), name, lines, retire=retire)
 
 
 def subtask_failed(error: SubTaskFailed) -> Ending:
