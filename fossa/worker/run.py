@@ -226,7 +226,7 @@ def failed(reason: Reason, text: str, error: BaseException, retire: str = "") ->
     """The end of an attempt whose model raised."""
     cut = [] if isinstance(error, Interrupt) else format_traceback(error)
     name, lines = qualified_name(type(error)), tuple(map(printable, cut))
-    return Ending(False, reason, printable(text), name, lines, retire=retire)
+    return Ending(False, reason, text, name, lines, retire=retire)
 
 
 def subtask_failed(error: SubTaskFailed) -> Ending:
@@ -263,7 +263,7 @@ def shown(how: Callable[[Any], str], value: Any) -> str:
         text = how(value)
     except BaseException as error:
         return f"<{how.__name__}() of a {type(value).__name__} raised {type(error).__name__}>"
-    text = text.encode("utf-8", "replace").decode()
+    text = printable(text)
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
 
 
