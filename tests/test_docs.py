@@ -9,7 +9,8 @@ A page is a session in a directory of its own, and its blocks are what a reader 
 - `ini` is a systemd unit whose command line must be one that `fossa` understands.
 - `none` is a drawing.
 
-A page that speaks of `RABBITMQ_URL` has a broker of its own there, and in `FOSSA_VIA`.
+A page that speaks of `RABBITMQ_URL` has a broker of its own there, and in `FOSSA_VIA` if it speaks
+of that.
 
 `<!-- not run: why -->` above a block leaves it out. There are few of these, and a test counts them.
 """
@@ -98,8 +99,8 @@ class Session:
 
     directory: Path
     port: int
-    #: URL of a broker; empty where the page needs none.
-    rabbitmq: str = ""
+    #: Variables with the URL of a broker; empty where the page needs none.
+    brokers: dict = field(factory=dict)
     #: What the last block that ran wrote.
     output: Path | None = None
     server: subprocess.Popen | None = None
@@ -201,9 +202,7 @@ class Session:
             "FOSSA_HTTP_PORT": str(self.port),
             "FOSSA_URL": f"http://127.0.0.1:{self.port}",
             "FOSSA_TOKEN": self._token(),
-            **(
-                {"RABBITMQ_URL": self.rabbitmq, "FOSSA_VIA": self.rabbitmq} if self.rabbitmq else {}
-            ),
+            **self.brokers,
             "COLUMNS": "200",
         }
 
@@ -276,9 +275,9 @@ def name_of(page):
 
 @pytest.mark.parametrize("page", [p for p in PAGES if any(blocks(p))], ids=name_of)
 def test_every_snippet_does_what_the_page_says(page, tmp_path, request):
-    wanted = "RABBITMQ_URL" in page.read_text()
-    rabbitmq = request.getfixturevalue("own_broker").url if wanted else ""
-    session = Session(tmp_path, free_port(), rabbitmq)
+    wanted = [name for name in ("RABBITMQ_URL", "FOSSA_VIA") if name in page.read_text()]
+    url = request.getfixturevalue("own_broker").url if wanted else ""
+    session = Session(tmp_path, free_port(), dict.fromkeys(wanted, url))
     try:
         for block in blocks(page):
             try:

@@ -206,8 +206,8 @@ def test_the_cluster_names_what_to_install(tmp_path, monkeypatch, capsys):
 # the wire
 
 KINDS = {
-    wire.SUBTASKS, wire.OUTCOMES, wire.OUTCOME, wire.EVENTS, wire.PRESENCE, wire.GOODBYE,
-    wire.CANCEL, wire.QUEUES_LOST, wire.PARKED,
+    wire.SUBTASKS, wire.OUTCOMES, wire.OUTCOME, wire.EVENTS, wire.DROPPED, wire.PRESENCE,
+    wire.GOODBYE, wire.CANCEL, wire.QUEUES_LOST, wire.PARKED,
 }  # fmt: skip
 
 

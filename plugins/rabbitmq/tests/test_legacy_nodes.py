@@ -8,16 +8,15 @@ import contextlib
 import json
 import os
 
-import attrs
 import legacy_node
 import pika
 import pytest
 from legacy_support import LIMIT, LegacyNode, Wire, attempt, complete, failed
+from node_support import Far
 
 from fossa import BaseConfig, Fossa, Reason, Status, new_id, use
 from fossa_rabbitmq.legacy import QUEUE, Repeats, Turn, decode_task, encode_subtask, turn_of, unread
 from fossa_rabbitmq.legacy_replies import decode_reply, encode_reply
-from fossa_rabbitmq.options import Options
 from fossa_rabbitmq.testing.broker import PrivateBroker, installed
 
 
@@ -136,23 +135,25 @@ def test_what_a_node_of_0_0_37_runs_when_it_dies_is_lost(legacy, wire):
 
 # clusters of both versions
 
-_ready = "wire" in attrs.fields_dict(Options)
-both_versions = pytest.mark.skipif(not _ready, reason="needs the source and executor")
 OLD, NEW = "a node of 0.0.37", "a node of this version"
 
 
 @pytest.fixture
 async def ours(lone_broker, wire, tmp_path):
-    """Starts nodes of this version in the cluster; `takes` and `sends` say what they do there."""
+    """Starts nodes of this version in the cluster.
+
+    `takes` and `sends` say what they do there; with `far` all their subtasks go there.
+    """
     async with contextlib.AsyncExitStack() as stack:
         rabbit = use("rabbitmq", url=lone_broker.url, wire="0.0.37")
 
-        async def start(*, takes=True, sends=True, **settings):
+        async def start(*, takes=True, sends=True, far=False, **settings):
             class Config(BaseConfig):
                 ACCEPTED_MODEL_CLASSES = legacy_node.MODELS
                 SOURCES = (rabbit,) if takes else ()
                 EXECUTORS = ("local", rabbit) if sends else ("local",)
                 SINKS = ()
+                PLUGINS = (Far(),) if far else ()
                 STATE_DIR = tmp_path / new_id()
                 SLOTS = 2
 
@@ -191,20 +192,18 @@ def places(report):
     return {value["where"] for _, value in report["done"]}
 
 
-@both_versions
 async def test_nodes_of_0_0_37_run_our_subtasks(legacy, ours, tmp_path):
     await started(legacy, "worker")
-    node = await ours(takes=False)
+    node = await ours(takes=False, far=True)
     outcome, report = await run(node, "Squares", tmp_path / "report", count=6)
     assert outcome.status is Status.COMPLETE, outcome
     assert squares(report) == [[n, n * n + 100] for n in range(6)]
     assert (report["where"], places(report)) == (NEW, {OLD})
 
 
-@both_versions
 async def test_failures_on_nodes_of_0_0_37_reach_our_parents(legacy, ours, tmp_path):
     await started(legacy, "worker")
-    node = await ours(takes=False)
+    node = await ours(takes=False, far=True)
     _, report = await run(node, "Tolerant", tmp_path / "report", count=4)
     assert [report["done"][n][1] for n in (1, 3)] == [
         ["ValueError", "no square of 1 töday"],
@@ -214,7 +213,6 @@ async def test_failures_on_nodes_of_0_0_37_reach_our_parents(legacy, ours, tmp_p
     assert outcome.reason is Reason.SUBTASK_FAILED
 
 
-@both_versions
 async def test_our_nodes_run_subtasks_of_nodes_of_0_0_37(legacy, ours, tmp_path):
     node = await started(legacy, "parent")
     await ours(sends=False)
@@ -229,7 +227,6 @@ async def test_our_nodes_run_subtasks_of_nodes_of_0_0_37(legacy, ours, tmp_path)
     ]
 
 
-@both_versions
 async def test_failures_on_our_nodes_reach_parents_on_0_0_37(legacy, ours, tmp_path):
     node = await started(legacy, "parent")
     await ours(sends=False)
@@ -239,7 +236,6 @@ async def test_failures_on_our_nodes_reach_parents_on_0_0_37(legacy, ours, tmp_p
     assert document["results"]["payload"]["exception_class_name"].endswith("SubTaskFailed'>")
 
 
-@both_versions
 async def test_a_cluster_of_both_versions_shares_the_work_of_either(legacy, ours, tmp_path):
     old = await started(legacy, "worker")
     new = await ours(SLOTS=1)
@@ -252,7 +248,6 @@ async def test_a_cluster_of_both_versions_shares_the_work_of_either(legacy, ours
     assert places(both[0][1]) | places(both[1][1]) == {OLD, NEW}
 
 
-@both_versions
 async def test_a_message_that_would_stop_nodes_of_0_0_37_is_taken_away(
     legacy, ours, wire, tmp_path
 ):
