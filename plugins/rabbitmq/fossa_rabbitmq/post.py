@@ -16,6 +16,7 @@ from fossa_rabbitmq.connection import BrokerGone, Channel, Connection, Message, 
 from fossa_rabbitmq.fleet import PRESENCE_INTERVAL, Fleet
 from fossa_rabbitmq.link import Link
 from fossa_rabbitmq.options import Options
+from fossa_rabbitmq.properties import carried
 from fossa_rabbitmq.topology import Topology, declare, task_arguments
 from fossa_rabbitmq.wire import BadMessage, Letter
 
@@ -275,29 +276,16 @@ class Post:
 
     async def bury(self, message: Message, reason: str, detail: str) -> None:
         """Move a message that nobody should run to the dead letters, with the reason."""
-        headers = {
-            **(message.properties.headers or {}),
+        detail = wire.one_line(detail)
+        why = {
             "fossa-reason": reason,
-            "fossa-detail": detail[:1000],
+            "fossa-detail": detail,
             "fossa-queue": message.queue,
             "fossa-node": self.node.name,
             "fossa-at": repr(time.time()),
         }
-        properties = message.properties
-        buried = type(properties)(
-            **{
-                name: getattr(properties, name)
-                for name in (
-                    "content_type", "content_encoding", "priority", "correlation_id", "reply_to",
-                    "message_id", "timestamp", "type", "app_id",
-                )
-            },
-            delivery_mode=2,
-            headers=headers,
-        )  # fmt: skip
-        await self.send(
-            Letter(message.body, buried), self.topology.dead, exchange=self.topology.dead
-        )
+        letter = Letter(message.body, carried(message.properties, why))
+        await self.send(letter, self.topology.dead, exchange=self.topology.dead)
         self.node.logger.warning("a message of %s is a dead letter now: %s", message.queue, detail)
 
     async def park(self, letter: Letter, model: str) -> None:
