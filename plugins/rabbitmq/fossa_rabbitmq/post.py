@@ -192,8 +192,16 @@ class Post:
 
     # give
 
-    async def send(self, letter: Letter, queue: str, *, exchange: str = "") -> None:
+    async def send(
+        self, letter: Letter, queue: str, *, exchange: str = "", limited: bool = True
+    ) -> None:
         """Publish for good: returns once the broker has confirmed that a queue has it.
+
+        Args:
+            letter: what.
+            queue: where to, or the routing key.
+            exchange: through which.
+            limited: whether `max_message_bytes` holds for it.
 
         Raises:
             BrokerGone: nobody knows whether it was stored: send it again, with the same id.
@@ -203,7 +211,9 @@ class Post:
             channel = self._confirmed
             if channel is None:
                 raise BrokerGone(self.giving.trouble or "there is no connection")
-            confirm = channel.publish(exchange, queue, letter.body, letter.properties)
+            confirm = channel.publish(
+                exchange, queue, letter.body, letter.properties, limited=limited
+            )
             while not confirm.done():
                 await asyncio.wait([confirm], timeout=self.options.publish_timeout)
                 if not confirm.done() and not channel.connection.blocked:
@@ -285,7 +295,9 @@ class Post:
             "fossa-at": repr(time.time()),
         }
         letter = Letter(message.body, carried(message.properties, why))
-        await self.send(letter, self.topology.dead, exchange=self.topology.dead)
+        dead = self.topology.dead
+        # The broker took it once, however long it is.
+        await self.send(letter, dead, exchange=dead, limited=False)
         self.node.logger.warning("a message of %s is a dead letter now: %s", message.queue, detail)
 
     async def park(self, letter: Letter, model: str) -> None:
