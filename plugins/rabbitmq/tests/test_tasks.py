@@ -229,6 +229,10 @@ def headers_and_reply(table, client):
     return Raw(flags, said)
 
 
+SOMEBODY = {
+    "name": "odd", "id": "019a4b3a-0e7f-7c11-8f0a-5b8a4d2c9e10", "booted": 1.5, "versions": {},
+    "models": ["Echo"], "slots": 4, "slots_free": 4, "running": 0, "queued": 0, "state": "running",
+}  # fmt: skip
 LIST = [
     # what, body, properties, reason, what the reply's message has in it (None: there is none)
     ("bad JSON", b"{", {}, "bad_json", "truncated"),
@@ -323,6 +327,26 @@ async def test_properties_that_are_no_text(start_node, client, name):
     assert (await client.ask(ECHO))["outcome"]["status"] == "complete"
 
 
+async def test_what_a_node_itself_fails_at_neither_stays_nor_comes_back(
+    start_node, client, monkeypatch, caplog
+):
+    node = await start_node("a")
+
+    async def admit(delivery, reservation=None):
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as bug:
+        bug.setattr(node.governor, "admit", admit)
+        await client.send(ECHO)
+        headers, _, _ = await client.dead()
+    assert headers["fossa-reason"] == "error"
+    assert "ZeroDivisionError" in headers["fossa-detail"]
+    assert "Traceback" in caplog.text
+    assert (await client.reply())["outcome"]["reason"] == "refused"
+    assert (await client.ask(ECHO, correlation_id="2"))["outcome"]["status"] == "complete"
+    await nothing_is_left(node, client)
+
+
 async def test_a_task_that_kills_its_worker_each_time(start_node, client):
     node = await start_node("a", CRASH_ATTEMPTS=2)
     poison = {"model": "Dies", "method": "by_signal", "method_kwargs": {"number": 9}}
@@ -379,3 +403,35 @@ async def test_a_subtask_that_is_poison_does_not_harm_its_siblings(start_node, c
     assert [end.reason for end in ends] == [Reason.RETURNED, Reason.SIGNAL, Reason.RETURNED]
     assert len(await page(b)) == 3
     assert await client.ready("dead") == 0
+
+
+async def test_another_node_that_talks_nonsense_fails_its_own_subtasks_only(start_node, client):
+    a = await start_node("a", SOURCES=[], PLUGINS=[Far()])
+    here = (json.dumps(SOMEBODY).encode(), pika.BasicProperties(type="fossa.presence"))
+    await client.do(client._channel.basic_publish, f"{client.prefix}.control", "", *here)
+    await eventually(lambda: len(a.governor.fleet()) == 2)
+    subtasks = [["Echo", "say", {"what": number}] for number in range(3)]
+    handle = await a.submit("Sends", model_construction_kwargs={"subtasks": subtasks})
+    ends = [
+        {"status": "complete", "reason": "returned", "result": 7},
+        {"status": "running", "reason": "returned"},
+        {"status": "complete", "reason": "returned", "result": 9},
+    ]
+    while ends:
+        properties, body = await client.do(client.take, "subtasks")
+        items = [
+            {"id": subtask["id"], "attempt": 1, "outcome": ends.pop(0)}
+            for subtask in json.loads(body)["subtasks"]
+        ]
+        answer = {"node": json.loads(body)["node"], "outcomes": [*items, {"nobody": 1}]}
+        await client.do(
+            client._publish,
+            properties.reply_to,
+            json.dumps(answer).encode(),
+            {"type": "fossa.outcomes"},
+        )
+    assert (await handle.outcome(8)).complete
+    found = [r.outcome for r in reversed(await page(a, parent_id=handle.id))]
+    assert [end.reason for end in found] == [Reason.RETURNED, Reason.PROTOCOL, Reason.RETURNED]
+    assert "running" in found[1].message
+    assert [found[0].result, found[2].result] == [7, 9]
