@@ -192,6 +192,7 @@ class Channel:
         properties: pika.BasicProperties,
         *,
         mandatory: bool = True,
+        limited: bool = True,
     ) -> "asyncio.Future[None]":
         """Publish; the future is done once confirmed, or at once on a channel without confirms.
 
@@ -201,10 +202,10 @@ class Channel:
         flight: both are the caller's.
 
         Raises:
-            TooLarge: it is over `max_message_bytes`; nothing was sent.
+            TooLarge: it is `limited` and over `max_message_bytes`; nothing was sent.
             ChannelClosed: the channel was closed before.
         """
-        if len(body) > self._limit:
+        if limited and len(body) > self._limit:
             raise TooLarge(
                 f"the message for {routing_key or exchange} has {len(body)} bytes: the limit is "
                 f"{self._limit} bytes (max_message_bytes). Pass where the data is, not the data"

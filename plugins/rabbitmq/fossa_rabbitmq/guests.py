@@ -33,6 +33,7 @@ from fossa_rabbitmq.connection import (
 from fossa_rabbitmq.held import Held, TaskWatch
 from fossa_rabbitmq.parcels import GuestParcel
 from fossa_rabbitmq.post import Post
+from fossa_rabbitmq.properties import carried
 from fossa_rabbitmq.reports import Reports
 from fossa_rabbitmq.wire import BadMessage
 
@@ -98,6 +99,10 @@ class Guests:
             self.on_refused(error)
             self.node.logger.info("a message goes back to %s: %s", message.queue, error)
             held.give_back()
+        except Exception as error:
+            # Nobody knows what this is: it must neither stay here for ever nor come back for ever.
+            self.node.logger.exception("a message of %s could not be dealt with", message.queue)
+            await self.bury(held, "error", f"the node failed at it: {error!r}")
         finally:
             if reservation is not None:
                 reservation.release()
@@ -242,7 +247,7 @@ class Guests:
         """A model for another node: it goes where only nodes look that accept it."""
         if await self.elsewhere(model):
             message = held.message
-            letter = wire.Letter(message.body, message.properties)
+            letter = wire.Letter(message.body, carried(message.properties))
             await self.post.park(letter, str(model))
             self.let_go(held)
         else:

@@ -149,8 +149,10 @@ class Intake:
             stirred.cancel()
 
     async def _slot_soon(self) -> bool:
+        # Not wait_for: until Python 3.12 it may swallow that this is cancelled.
         try:
-            await asyncio.wait_for(self._node.slot_free(), LINGER)
+            async with asyncio.timeout(LINGER):
+                await self._node.slot_free()
         except TimeoutError:
             return False
         return True

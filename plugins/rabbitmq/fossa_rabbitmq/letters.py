@@ -11,6 +11,7 @@ from attrs import frozen
 
 from fossa.brokers import DeadLetter, content_id
 from fossa_rabbitmq.connection import Message
+from fossa_rabbitmq.properties import UNREADABLE
 
 #: Set by the node that gives a message up.
 REASON, DETAIL, QUEUE = "fossa-reason", "fossa-detail", "fossa-queue"
@@ -21,7 +22,7 @@ RETRIED = "fossa-retried"
 #: that again.
 CRASHED = "crashed"
 
-_OF_DEATH = {REASON, DETAIL, QUEUE, NODE, AT}
+_OF_DEATH = {REASON, DETAIL, QUEUE, NODE, AT, UNREADABLE}
 #: What the broker writes into a message that dies or is delivered again.
 _OF_THE_BROKER = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-", "x-acquired-")
 #: What would send copies to other queues.

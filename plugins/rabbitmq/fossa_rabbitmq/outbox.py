@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import define, field
 
@@ -255,8 +256,7 @@ class Outbox:
     def _read(self, message: Message) -> None:
         kind = message.properties.type or ""
         if kind == wire.OUTCOMES:
-            for item in wire.read(kind, message.body, message.properties).outcomes:
-                self._ended(item)
+            self._read_outcomes(message)
         elif kind == wire.EVENTS:
             for item in wire.read(kind, message.body, message.properties).events:
                 self._happened(item)
@@ -267,13 +267,25 @@ class Outbox:
         else:
             raise BadMessage("bad_message", f"a message of type {kind!r:.50} is no reply")
 
-    def _ended(self, item: wire.SubtaskOutcome) -> None:
+    def _read_outcomes(self, message: Message) -> None:
+        try:
+            content = wire.read(wire.OUTCOMES, message.body, message.properties)
+        except BadMessage as error:
+            # Whoever waits for one of them would wait for ever.
+            self._post.node.logger.warning("a reply was not understood: %s", error)
+            for item, outcome in wire.each_outcome(message.body, error):
+                self._ended(item, outcome)
+        else:
+            for item in content.outcomes:
+                self._ended(item, wire.outcome_of(item.outcome))
+
+    def _ended(self, item: Any, outcome: Outcome) -> None:
         sent = self._sent.get(item.id)
         if sent is None or item.attempt != sent.attempt.number:
             return
-        if item.lines:
+        if getattr(item, "lines", ()):
             sent.live.log(wire.lines_of(item))
-        end(sent, wire.outcome_of(item.outcome))
+        end(sent, outcome)
 
     def _happened(self, item: wire.Event) -> None:
         sent = self._sent.get(item.id)

@@ -16,6 +16,7 @@ from fossa_rabbitmq.connection import BrokerGone, Channel, Connection, Message, 
 from fossa_rabbitmq.fleet import PRESENCE_INTERVAL, Fleet
 from fossa_rabbitmq.link import Link
 from fossa_rabbitmq.options import Options
+from fossa_rabbitmq.properties import carried
 from fossa_rabbitmq.topology import Topology, declare, task_arguments
 from fossa_rabbitmq.wire import BadMessage, Letter
 
@@ -191,8 +192,16 @@ class Post:
 
     # give
 
-    async def send(self, letter: Letter, queue: str, *, exchange: str = "") -> None:
+    async def send(
+        self, letter: Letter, queue: str, *, exchange: str = "", limited: bool = True
+    ) -> None:
         """Publish for good: returns once the broker has confirmed that a queue has it.
+
+        Args:
+            letter: what.
+            queue: where to, or the routing key.
+            exchange: through which.
+            limited: whether `max_message_bytes` holds for it.
 
         Raises:
             BrokerGone: nobody knows whether it was stored: send it again, with the same id.
@@ -202,7 +211,9 @@ class Post:
             channel = self._confirmed
             if channel is None:
                 raise BrokerGone(self.giving.trouble or "there is no connection")
-            confirm = channel.publish(exchange, queue, letter.body, letter.properties)
+            confirm = channel.publish(
+                exchange, queue, letter.body, letter.properties, limited=limited
+            )
             while not confirm.done():
                 await asyncio.wait([confirm], timeout=self.options.publish_timeout)
                 if not confirm.done() and not channel.connection.blocked:
@@ -278,29 +289,18 @@ class Post:
 
     async def bury(self, message: Message, reason: str, detail: str) -> None:
         """Move a message that nobody should run to the dead letters, with the reason."""
-        headers = {
-            **(message.properties.headers or {}),
+        detail = wire.one_line(detail)
+        why = {
             "fossa-reason": reason,
-            "fossa-detail": detail[:1000],
+            "fossa-detail": detail,
             "fossa-queue": message.queue,
             "fossa-node": self.node.name,
             "fossa-at": repr(time.time()),
         }
-        properties = message.properties
-        buried = type(properties)(
-            **{
-                name: getattr(properties, name)
-                for name in (
-                    "content_type", "content_encoding", "priority", "correlation_id", "reply_to",
-                    "message_id", "timestamp", "type", "app_id",
-                )
-            },
-            delivery_mode=2,
-            headers=headers,
-        )  # fmt: skip
-        await self.send(
-            Letter(message.body, buried), self.topology.dead, exchange=self.topology.dead
-        )
+        letter = Letter(message.body, carried(message.properties, why))
+        dead = self.topology.dead
+        # The broker took it once, however long it is.
+        await self.send(letter, dead, exchange=dead, limited=False)
         self.node.logger.warning("a message of %s is a dead letter now: %s", message.queue, detail)
 
     async def park(self, letter: Letter, model: str) -> None:

@@ -103,7 +103,7 @@ class GuestWatch(Watch):
             id=self._task_id,
             lines=wire.lines(self.lines_left()),
             fraction=self._fraction,
-            message=self._message,
+            message=self._message[: wire.MAX_LINE],
         )
 
     def lines_left(self) -> list[LogLine]:

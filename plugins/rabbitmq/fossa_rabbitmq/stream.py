@@ -13,6 +13,8 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel as PikaChannel
 from pika.spec import Basic
 
+from fossa_rabbitmq.properties import frame_of
+
 #: pika copies what is left of its buffer at each frame: bytes given to it at once, at the most.
 _PIECE = 16 * 1024
 #: Bytes that are written without waiting for the turn's end.
@@ -72,6 +74,11 @@ class WireChannel(PikaChannel):
 
 class Wire(AsyncioConnection):
     """pika's connection with our channels; `Stream` is its transport."""
+
+    _frame_buffer: bytes
+
+    def _read_frame(self) -> tuple[int, Any]:
+        return frame_of(self._frame_buffer)
 
     def _create_channel(self, number: int, on_open: Callable[[Any], object]) -> Any:
         return WireChannel(self, number, on_open)

@@ -4,13 +4,13 @@
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 import pika
 from attrs import frozen
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw
 
 from fossa import (
     Attempt,
@@ -22,8 +22,57 @@ from fossa import (
     Request,
     Status,
 )
+from fossa_rabbitmq.properties import UNREADABLE
+from fossa_rabbitmq.shapes import (
+    BY_KIND,
+    CANCEL,
+    DROPPED,
+    EVENTS,
+    GOODBYE,
+    MAX_ITEMS,
+    MAX_LINE,
+    OUTCOME,
+    OUTCOMES,
+    PARKED,
+    PRESENCE,
+    QUEUES_LOST,
+    SUBTASKS,
+    TASK,
+    Arguments,
+    Cancel,
+    Dropped,
+    Event,
+    EventLine,
+    Events,
+    Goodbye,
+    NodeName,
+    OutcomeDocument,
+    Outcomes,
+    Parked,
+    Presence,
+    QueuesLost,
+    RawOutcomes,
+    Subtask,
+    SubtaskOutcome,
+    Subtasks,
+    TaskDocument,
+    TaskOutcome,
+    WhoseOutcome,
+    closed,
+)
 
-S = TypeVar("S", bound=Struct)
+__all__ = [
+    # shapes
+    "CANCEL", "Cancel", "DROPPED", "Dropped", "EVENTS", "Event", "EventLine", "Events", "GOODBYE",
+    "Goodbye",
+    "MAX_LINE", "NodeName", "OUTCOME", "OUTCOMES", "OutcomeDocument", "Outcomes", "PARKED",
+    "PRESENCE", "Parked", "Presence", "QUEUES_LOST", "QueuesLost", "SUBTASKS", "Subtask",
+    "SubtaskOutcome", "Subtasks", "TASK", "TaskOutcome",
+    # what is made of them
+    "AGAIN_HEADER", "BadMessage", "Letter", "VERSION", "check_properties", "each_outcome",
+    "letter", "lines", "lines_of", "one_line", "origin_of", "outcome", "outcome_of", "read",
+    "read_task", "refusal", "request_of", "subtask", "too_large", "unreadable", "version_of",
+]  # fmt: skip
 
 #: (major, minor) of what this node writes.
 VERSION = (1, 0)
@@ -31,14 +80,8 @@ _VERSION_HEADER = "fossa-version"
 #: Set on what may have been delivered before: a publish that had no confirm.
 AGAIN_HEADER = "fossa-again"
 
-TASK, OUTCOME = "fossa.task", "fossa.outcome"
-SUBTASKS, OUTCOMES, EVENTS = "fossa.subtasks", "fossa.outcomes", "fossa.events"
-DROPPED = "fossa.dropped"
-PRESENCE, GOODBYE, CANCEL = "fossa.presence", "fossa.goodbye", "fossa.cancel"
-QUEUES_LOST, PARKED = "fossa.queues_lost", "fossa.parked"
-
-#: Levels of nesting of a message's JSON that are looked at, at the most: arguments have a limit of
-#: their own.
+#: Characters of what is said of a bad message, at the most.
+MAX_DETAIL = 500
 _encode = msgspec.json.Encoder().encode
 
 
@@ -51,192 +94,17 @@ class BadMessage(FossaError):
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
-        super().__init__(detail)
+        super().__init__(one_line(detail))
 
 
-# the shapes
-
-Id = Annotated[str, Meta(pattern=r"^[0-9a-fA-F-]{8,64}$")]
-Name = Annotated[str, Meta(max_length=200)]
-MAX_LINE = 1 << 20
-Line = Annotated[str, Meta(max_length=MAX_LINE)]
-Whole = Annotated[int, Meta(ge=0, le=1_000_000_000)]
-Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+def one_line(text: str) -> str:
+    """A text that somebody else may have written, to be shown: not long, and no line ends."""
+    cut = text if len(text) <= MAX_DETAIL else f"{text[: MAX_DETAIL - 1]}…"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
 
 
-class NodeName(Struct):
-    id: Id
-    name: Name
-
-
-class Subtask(Struct, omit_defaults=True):
-    id: Id
-    parent: Id
-    root: Id
-    depth: Annotated[int, Meta(ge=1, le=1000)]
-    key: Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}$")]
-    model: Name
-    method: Name
-    arguments: Raw
-    attempt: Whole = 1
-    priority: int = 0
-    timeout: float | None = None
-    retries: Whole = 0
-    lane: Whole | None = None
-    lanes: Whole | None = None
-
-
-class Subtasks(Struct):
-    node: NodeName
-    subtasks: Annotated[list[Subtask], Meta(min_length=1, max_length=10_000)]
-
-
-class OutcomeDocument(Struct, omit_defaults=True):
-    status: Status
-    reason: Reason
-    message: Line = ""
-    error: Line | None = None
-    traceback: tuple[Line, ...] = ()
-    result: Raw = Raw(b"null")
-    result_is_json: bool = True
-    failed_subtask: Name | None = None
-    attempt: Whole = 0
-    started: Seconds | None = None
-    finished: Seconds = 0.0
-
-
-class EventLine(Struct):
-    time: Seconds
-    level: Annotated[str, Meta(max_length=20)]
-    stream: Annotated[str, Meta(max_length=20)]
-    text: Line
-    attempt: Whole = 1
-
-
-class SubtaskOutcome(Struct, omit_defaults=True):
-    id: Id
-    attempt: Whole
-    outcome: OutcomeDocument
-    #: What it wrote since the last event.
-    lines: list[EventLine] = []
-
-
-class Outcomes(Struct):
-    node: NodeName
-    outcomes: list[SubtaskOutcome]
-
-
-class TaskOutcome(Struct):
-    task_id: Id | None
-    node: NodeName
-    outcome: OutcomeDocument
-
-
-class Event(Struct, omit_defaults=True):
-    """What happened to one running subtask since the last time."""
-
-    id: Id
-    lines: list[EventLine] = []
-    fraction: Annotated[float, Meta(ge=0, le=1)] | None = None
-    message: Line = ""
-
-
-class Events(Struct):
-    node: NodeName
-    events: list[Event]
-
-
-class Dropped(Struct):
-    """A node took the one of these subtasks' parent for gone, and let go of them."""
-
-    node: NodeName
-    ids: Annotated[list[Id], Meta(max_length=10_000)]
-
-
-class Versions(Struct):
-    fossa: Name = ""
-    ayeaye: Name = ""
-    python: Name = ""
-
-
-class Presence(Struct):
-    id: Id
-    name: Name
-    booted: Seconds
-    versions: Versions
-    models: Annotated[list[Name], Meta(max_length=10_000)]
-    slots: Whole
-    slots_free: Whole
-    running: Whole
-    queued: Whole
-    state: Name
-    #: The sender is new and wants to hear of everybody.
-    hello: bool = False
-
-
-class Goodbye(Struct):
-    id: Id
-
-
-class Cancel(Struct):
-    ids: list[Id]
-
-
-class QueuesLost(Struct):
-    """A queue was made that had been there before, or should have been."""
-
-    queue: Name
-
-
-class Parked(Struct):
-    """There are messages in the queue of one model, for nodes that accept it."""
-
-    model: Name
-
-
-def _closed(shape: type[Struct]) -> type[Struct]:
-    """The same shape, in which a field that it does not have is a mistake."""
-    return msgspec.defstruct(
-        shape.__name__,
-        [(f.name, _closed_type(f.type), *_default(f)) for f in msgspec.structs.fields(shape)],
-        forbid_unknown_fields=True,
-    )
-
-
-def _closed_type(kind: Any) -> Any:
-    """Lists of structs, and structs, closed likewise."""
-    if isinstance(kind, type) and issubclass(kind, Struct):
-        return _closed(kind)
-    members = getattr(kind, "__metadata__", None)
-    if members is not None:
-        return Annotated[(_closed_type(kind.__origin__), *members)]
-    if getattr(kind, "__origin__", None) is list:
-        return list[_closed_type(kind.__args__[0])]  # type: ignore[misc]
-    return kind
-
-
-def _default(found: Any) -> tuple[Any, ...]:
-    if found.default is not msgspec.NODEFAULT:
-        return (found.default,)
-    if found.default_factory is not msgspec.NODEFAULT:
-        return (msgspec.field(default_factory=found.default_factory),)
-    return ()
-
-
-_SHAPES: dict[str, type[Struct]] = {
-    SUBTASKS: Subtasks,
-    OUTCOMES: Outcomes,
-    OUTCOME: TaskOutcome,
-    EVENTS: Events,
-    DROPPED: Dropped,
-    PRESENCE: Presence,
-    GOODBYE: Goodbye,
-    CANCEL: Cancel,
-    QUEUES_LOST: QueuesLost,
-    PARKED: Parked,
-}
-_open_decoders = {name: msgspec.json.Decoder(shape) for name, shape in _SHAPES.items()}
-_closed_decoders = {name: msgspec.json.Decoder(_closed(shape)) for name, shape in _SHAPES.items()}
+_open_decoders = {kind: msgspec.json.Decoder(shape) for kind, shape in BY_KIND.items()}
+_closed_decoders = {kind: msgspec.json.Decoder(closed(shape)) for kind, shape in BY_KIND.items()}
 
 # reading
 
@@ -263,21 +131,16 @@ def read(kind: str, body: bytes, properties: pika.BasicProperties) -> Any:
     Raises:
         BadMessage: with the place that is wrong.
     """
+    check_properties(properties)
     newer = version_of(properties)[1] > VERSION[1]
-    try:
-        return (_open_decoders if newer else _closed_decoders)[kind].decode(body)
-    except msgspec.ValidationError as error:
-        raise BadMessage("bad_message", f"{kind}: {error}") from None
-    except (ValueError, RecursionError) as error:  # a ValueError where it is not UTF-8
-        raise BadMessage("bad_json", f"{kind}: the body is not JSON: {error}") from None
+    decoders = _open_decoders if newer else _closed_decoders
+    if kind not in decoders:
+        raise BadMessage("bad_message", f"the property type is {kind!r:.50}: no kind of message")
+    return _decoded(decoders[kind].decode, body, f"the body of a {kind}")
 
 
-_REQUEST_FIELDS = frozenset(
-    (
-        "model", "method", "method_kwargs", "model_construction_kwargs",
-        "partition_initialise_kwargs", "resolver_context", "timeout", "retries", "priority",
-    )
-)  # fmt: skip
+_decode_task = msgspec.json.Decoder(closed(TaskDocument)).decode
+_decode_newer_task = msgspec.json.Decoder(TaskDocument).decode
 
 
 def read_task(body: bytes, properties: pika.BasicProperties, limit: int) -> tuple[Request, bool]:
@@ -285,32 +148,50 @@ def read_task(body: bytes, properties: pika.BasicProperties, limit: int) -> tupl
 
     The request is as hostile as before: admission checks what is in it.
     """
+    check_properties(properties)
     if len(body) > limit:
         raise BadMessage("too_large", f"the body has {len(body)} bytes and the limit is {limit}")
     newer = version_of(properties)[1] > VERSION[1]
-    try:
-        document = msgspec.json.decode(body)
-    except (ValueError, RecursionError) as error:
-        raise BadMessage("bad_json", f"the body is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        kind = type(document).__name__
-        raise BadMessage("bad_message", f"the body is of type {kind}: it should be a JSON object")
-    reply = document.pop("reply", True)
-    unknown = document.keys() - _REQUEST_FIELDS
-    if unknown and not newer:
-        names = ", ".join(sorted(f"{name!r:.40}" for name in unknown)[:10])
-        raise BadMessage("bad_message", f"unknown fields: {names}")
-    if not isinstance(reply, bool):
-        raise BadMessage("bad_message", f"reply is {reply!r:.40}: it should be true or false")
-    if "model" not in document:
-        raise BadMessage("bad_message", "the field model is missing: the name of a model class")
-    if reply and not properties.reply_to:
+    document: Any = _decoded(_decode_newer_task if newer else _decode_task, body, "the body")
+    if document.reply and not properties.reply_to:
         raise BadMessage(
             "no_reply_to",
             'the property reply_to is missing: name a queue, or put "reply": false into the body',
         )
-    known = {name: value for name, value in document.items() if name in _REQUEST_FIELDS}
-    return Request(**known, idempotency_key=_key(body, properties)), reply
+    request = Request(
+        model=document.model,
+        method="go" if document.method is None else document.method,
+        method_kwargs=document.method_kwargs,
+        model_construction_kwargs=document.model_construction_kwargs,
+        partition_initialise_kwargs=document.partition_initialise_kwargs,
+        resolver_context=document.resolver_context,
+        timeout=document.timeout,
+        retries=document.retries,
+        priority=document.priority,
+        idempotency_key=_key(body, properties),
+    )
+    return request, document.reply
+
+
+def check_properties(properties: pika.BasicProperties) -> None:
+    """Raises BadMessage where what a message says of itself cannot be read, or is no text."""
+    why = (properties.headers or {}).get(UNREADABLE)
+    if why is not None:
+        raise BadMessage("bad_message", f"its headers cannot be read: {why!s:.200}")
+    for name in ("type", "message_id", "correlation_id", "reply_to"):
+        value = getattr(properties, name)
+        if isinstance(value, bytes):
+            raise BadMessage("bad_message", f"the property {name} is {value!r:.100}: no UTF-8")
+
+
+def _decoded(decode: Callable[[bytes | Raw], Any], body: bytes | Raw, what: str) -> Any:
+    """What JSON says. Raises BadMessage with the place that is wrong."""
+    try:
+        return decode(body)
+    except msgspec.ValidationError as error:
+        raise BadMessage("bad_message", f"{what} is not what it should be: {error}") from None
+    except (ValueError, RecursionError) as error:  # a ValueError where it is not UTF-8
+        raise BadMessage("bad_json", f"{what} is not JSON: {error}") from None
 
 
 def _key(body: bytes, properties: pika.BasicProperties) -> str | None:
@@ -319,33 +200,26 @@ def _key(body: bytes, properties: pika.BasicProperties) -> str | None:
         return str(properties.message_id)
     if not properties.correlation_id:
         return None
-    told = f"{properties.reply_to}\0{properties.correlation_id}\0".encode()
+    told = f"{properties.reply_to!s}\0{properties.correlation_id!s}\0".encode()
     return "message:" + hashlib.blake2b(told + body, digest_size=16).hexdigest()
 
 
-_ARGUMENTS = frozenset(
-    (
-        "method_kwargs", "model_construction_kwargs", "partition_initialise_kwargs",
-        "resolver_context",
-    )
-)  # fmt: skip
+_decode_arguments = msgspec.json.Decoder(Arguments).decode
 
 
 def request_of(subtask: Subtask) -> Request:
     """The request for a subtask of another node. Raises BadMessage."""
-    try:
-        arguments = msgspec.json.decode(subtask.arguments)
-    except (ValueError, RecursionError) as error:
-        raise BadMessage("bad_json", f"the arguments are not JSON: {error}") from None
-    if not isinstance(arguments, dict) or not arguments.keys() <= _ARGUMENTS:
-        raise BadMessage("bad_message", f"arguments is not an object of {sorted(_ARGUMENTS)}")
+    arguments: Arguments = _decoded(_decode_arguments, subtask.arguments, "arguments")
     return Request(
         model=subtask.model,
         method=subtask.method,
         priority=subtask.priority,
         timeout=subtask.timeout,
         retries=subtask.retries,
-        **arguments,
+        method_kwargs=arguments.method_kwargs,
+        model_construction_kwargs=arguments.model_construction_kwargs,
+        partition_initialise_kwargs=arguments.partition_initialise_kwargs,
+        resolver_context=arguments.resolver_context,
     )
 
 
@@ -361,10 +235,20 @@ def origin_of(subtask: Subtask) -> Origin:
     )
 
 
+_decode_json = msgspec.json.Decoder().decode
+
+
 def outcome_of(document: Any) -> Outcome:
     """The value behind an `OutcomeDocument`; a failure where its result cannot be read."""
-    if (wrong := _unreadable(document.result)) is not None:
-        return _unreadable_result(document, wrong)
+    try:
+        _decoded(_decode_json, document.result, "its result")
+    except BadMessage as error:
+        return unreadable(
+            f"it ended as {document.status}, and {error}",
+            attempt=document.attempt,
+            started=document.started,
+            finished=document.finished,
+        )
     return Outcome(
         status=Status(document.status),
         reason=Reason(document.reason),
@@ -380,24 +264,40 @@ def outcome_of(document: Any) -> Outcome:
     )
 
 
-def _unreadable(raw: Raw) -> str | None:
-    """What is wrong with JSON that no decoder has looked into; None: nothing."""
-    try:
-        msgspec.json.decode(raw)
-    except (ValueError, RecursionError) as error:
-        return str(error)
-    return None
+def unreadable(text: str, **values: Any) -> Outcome:
+    """The outcome of what another node ran, and told of in words that this one cannot read."""
+    return Outcome(status=Status.FAILED, reason=Reason.PROTOCOL, message=text, **values)
 
 
-def _unreadable_result(document: Any, wrong: str) -> Outcome:
-    return Outcome(
-        status=Status.FAILED,
-        reason=Reason.PROTOCOL,
-        message=f"it ended as {document.status}, and its result is not JSON: {wrong}",
-        attempt=document.attempt,
-        started=document.started,
-        finished=document.finished,
-    )
+_decode_items = msgspec.json.Decoder(RawOutcomes).decode
+_decode_whose = msgspec.json.Decoder(WhoseOutcome).decode
+_decode_item = msgspec.json.Decoder(SubtaskOutcome).decode
+
+
+def each_outcome(
+    body: bytes, wrong: BadMessage
+) -> Iterator[tuple[WhoseOutcome | SubtaskOutcome, Outcome]]:
+    """One by one, the outcomes in a `fossa.outcomes` that could not be read as a whole.
+
+    Args:
+        body: of the message.
+        wrong: what `read` said of it.
+
+    Raises:
+        BadMessage: where it is not even known what it is about.
+    """
+    for item in _decoded(_decode_items, body, f"the body of a {OUTCOMES}").outcomes:
+        try:
+            whose = _decoded(_decode_whose, item, "an outcome")
+        except BadMessage:
+            continue
+        try:
+            if wrong.reason == "version":
+                raise wrong
+            found = _decoded(_decode_item, item, "its outcome")
+            yield found, outcome_of(found.outcome)
+        except BadMessage as error:
+            yield whose, unreadable(str(error), attempt=whose.attempt)
 
 
 def lines_of(event: Any) -> list[LogLine]:
@@ -473,7 +373,7 @@ def outcome(outcome: Outcome) -> OutcomeDocument:
         reason=outcome.reason,
         message=outcome.message[:MAX_LINE],
         error=outcome.error and outcome.error[:MAX_LINE],
-        traceback=outcome.traceback,
+        traceback=tuple(line[:MAX_LINE] for line in outcome.traceback[-MAX_ITEMS:]),
         result=Raw(outcome.result_json),
         result_is_json=outcome.result_is_json,
         failed_subtask=outcome.failed_subtask,
@@ -484,7 +384,9 @@ def outcome(outcome: Outcome) -> OutcomeDocument:
 
 
 def lines(lines: Iterable[LogLine]) -> list[EventLine]:
-    return [EventLine(x.time, x.level, x.stream, x.text, x.attempt) for x in lines]
+    return [
+        EventLine(x.time, x.level[:20], x.stream[:20], x.text[:MAX_LINE], x.attempt) for x in lines
+    ]
 
 
 def refusal(text: str) -> OutcomeDocument:

@@ -151,15 +151,17 @@ class Client:
 
     async def dead(self):
         """The next dead letter: (headers, properties, body)."""
-        return await self.do(self._dead)
+        properties, body = await self.do(self.take, "dead")
+        return properties.headers, properties, body
 
-    def _dead(self):
+    def take(self, queue):
+        """The next message of a queue: (properties, body)."""
         deadline = time.monotonic() + PATIENCE
         while True:
-            method, properties, body = self._channel.basic_get(f"{self.prefix}.dead", auto_ack=True)
-            if method is not None:
-                return properties.headers, properties, body
-            assert time.monotonic() < deadline, "no dead letter"
+            found = self._channel.basic_get(f"{self.prefix}.{queue}", auto_ack=True)
+            if found[0] is not None:
+                return found[1:]
+            assert time.monotonic() < deadline, f"nothing in {queue}"
             time.sleep(0.02)
 
     async def delete(self, queue):
