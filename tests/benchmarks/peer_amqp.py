@@ -1,9 +1,8 @@
-"""The submitter of the floor and of Fossa's tasks: bare pika, callbacks, confirms, a window.
+"""The submitter of the floor: bare pika, callbacks, confirms, a window.
 
-    python talking.py peer_amqp URL floor|fossa QUEUE
+    python talking.py peer_amqp URL QUEUE
 
-Both are the same but for what a message looks like. Requests are persistent, mandatory and
-confirmed; replies come to a queue of the submitter's own.
+Requests are persistent, mandatory and confirmed; replies come to a queue of the submitter's own.
 """
 
 import json
@@ -19,35 +18,9 @@ WINDOW = 200
 PATIENCE = 100
 
 
-class Floor:
-    type = "bench.request"
-
-    @staticmethod
-    def encode(work, kwargs):
-        return json.dumps({"work": work, "kwargs": kwargs}).encode()
-
-    @staticmethod
-    def decode(body):
-        return json.loads(body)
-
-
-class Fossa:
-    type = "fossa.task"
-
-    @staticmethod
-    def encode(work, kwargs):
-        return json.dumps({"model": "Work", "method": work, "method_kwargs": kwargs}).encode()
-
-    @staticmethod
-    def decode(body):
-        outcome = json.loads(body)["outcome"]
-        assert outcome["status"] == "complete", outcome
-        return outcome["result"]
-
-
 class Peer:
-    def __init__(self, url, form, queue):
-        self.form, self.queue = {"floor": Floor, "fossa": Fossa}[form], queue
+    def __init__(self, url, queue):
+        self.queue = queue
         self.replies = f"{queue}.bench-replies"
         self.submitted, self.sender = 0, uuid4().hex
         self.unconfirmed = deque()
@@ -80,8 +53,7 @@ class Peer:
         channel.add_on_return_callback(lambda _, method, *__: self._done(method))
         arguments = {"x-queue-type": "quorum"}
         channel.queue_declare(self.replies, durable=True, arguments=arguments)
-        if self.form is Floor:
-            channel.queue_declare(self.queue, durable=True, arguments=arguments)
+        channel.queue_declare(self.queue, durable=True, arguments=arguments)
         channel.queue_purge(self.replies)
         channel.basic_consume(self.replies, self._take, auto_ack=True)
         channel.confirm_delivery(self._confirmed, callback=lambda _: self._done())
@@ -95,7 +67,9 @@ class Peer:
     # to submit
 
     def many(self, work, calls):
-        self.todo = iter([self.form.encode(work, kwargs) for kwargs in calls])
+        self.todo = iter(
+            [json.dumps({"work": work, "kwargs": kwargs}).encode() for kwargs in calls]
+        )
         self.results, self.wanted = [], len(calls)
         self._submit()
         self._loop()
@@ -107,7 +81,7 @@ class Peer:
             number = str(self.submitted)
             properties = pika.BasicProperties(
                 content_type="application/json",
-                type=self.form.type,
+                type="bench.request",
                 delivery_mode=2,
                 message_id=f"{self.sender}.{number}",
                 correlation_id=number,
@@ -127,6 +101,6 @@ class Peer:
         self._submit()
 
     def _take(self, _channel, _method, _properties, body):
-        self.results.append(self.form.decode(body))
+        self.results.append(json.loads(body))
         if len(self.results) == self.wanted:
             self._done()

@@ -1,10 +1,11 @@
 """The workloads over RabbitMQ: Fossa, its peers and the floor, interleaved, on one broker.
 
-R1, R2, … are W1, W2, … over the broker. Whole tasks are submitted by an AMQP client, the one that
-the floor has too; subtasks are those of a partitioned model on a node that runs none of them.
+R1, R2, … are W1, W2, … over the broker. Whole tasks are submitted by Fossa's own client; subtasks
+are those of a partitioned model on a node that runs none of them.
 """
 
 import asyncio
+import subprocess
 import sys
 from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
@@ -12,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from figures import Bench, Cost, cpu_seconds, pss
+from rich.console import Console
+from rich.progress import Progress
 
 #: Seconds that a million subtasks may take, and between two looks at their parent's memory.
 PATIENCE, LOOKS = 3600, 0.5
@@ -94,7 +97,8 @@ class Rabbit(Bench):
         count = 1_000_000 if self.scale == 1 else int(100_000 * self.scale)
         async with self._running(self._entrants(subtasks=lambda f: f.subtasks(2))) as running:
             for contender in running.values():
-                most, found = await _watched(contender, work="noop", count=count)
+                with _bar(f"R7 {contender.name}", count) as tell:
+                    most, found = await _watched(contender, work="noop", count=count, tell=tell)
                 marks = found["marks"]
                 rates = [count / 10 / (b - a) for a, b in pairwise(marks)]
                 flat.add(rates[-1], rates[0])
@@ -198,10 +202,22 @@ async def _watched(contender, **command):
     return most, work.result()
 
 
+@contextmanager
+def _bar(what, total):
+    """A progress bar, on standard error; gives what moves it."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(what, total=total)
+        yield lambda done: progress.update(bar, completed=done)
+
+
 def _peers_are_there(python):
-    if Path(python).exists():
+    look = [python, "-c", "import celery, dramatiq, pika, ayeaye"]
+    if (
+        Path(python).exists()
+        and subprocess.run(look, capture_output=True, check=False).returncode == 0
+    ):
         return True
-    _say(f"Celery and Dramatiq are left out: there is no {python}; `make bench` makes it")
+    _say(f"Celery and Dramatiq are left out: {python} has them not; `make bench` installs them")
     return False
 
 

@@ -17,12 +17,13 @@ from workloads import check, kwargs_of
 
 def talk(answer):
     """Answer commands until standard input ends."""
-    _say(ready=True)
+    say(ready=True)
     for line in sys.stdin:
-        _say(**answer(**json.loads(line)))
+        say(**answer(**json.loads(line)))
 
 
-def _say(**document):
+def say(**document):
+    """Write a line: an answer, or `done=` tasks while the answer is made."""
     print(json.dumps(document), flush=True)
 
 

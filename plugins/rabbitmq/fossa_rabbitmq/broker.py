@@ -59,6 +59,7 @@ class RabbitBroker(Broker):
         self._connection: Connection | None = None
         self._out: Channel | None = None
         self._replies: _Replies | None = None
+        self._opening = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<RabbitBroker {self._options.safe_url}>"
@@ -103,12 +104,13 @@ class RabbitBroker(Broker):
             return await self._replies.reply_to(submitted.id)
 
     async def _open_replies(self) -> "_Replies":
-        if self._replies is None:
-            channel = await self._connected().channel()
-            replies = _Replies(channel, self._names.replies(f"client-{new_id()}"))
-            await replies.open()
-            self._replies = replies
-        return self._replies
+        async with self._opening:
+            if self._replies is None:
+                channel = await self._connected().channel()
+                replies = _Replies(channel, self._names.replies(f"client-{new_id()}"))
+                await replies.open()
+                self._replies = replies
+            return self._replies
 
     async def _publish(self, queue: str, body: bytes, properties: Any) -> None:
         """Returns once a queue has it safe."""

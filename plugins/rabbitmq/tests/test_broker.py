@@ -168,6 +168,16 @@ async def test_outcomes_find_their_submitters_in_any_order(fleet, client):
     assert replies[0].outcome.message == "no luck"
 
 
+async def test_the_first_tasks_may_be_submitted_all_at_once(fleet, client):
+    sent = await asyncio.gather(*(client.submit(Request(model="Nightly")) for _ in range(3)))
+    messages = [await fleet.take() for _ in sent]
+    assert len({message.properties.reply_to for message in messages}) == 1
+    for message in messages:
+        await fleet.answer(message, COMPLETE)
+    replies = [await client.outcome(one, DEADLINE) for one in sent]
+    assert [reply.outcome.result for reply in replies] == [[42]] * 3
+
+
 async def test_a_reply_that_no_node_writes_is_told(fleet, client):
     sent = await client.submit(Request(model="Nightly"))
     about = (await fleet.take()).properties
