@@ -16,6 +16,16 @@ import psutil
 PATIENCE = 3.0
 #: Seconds that the tasks of an event loop have to end when it is closed.
 LOOP_PATIENCE = 0.5
+#: Processes that a longer-lived fixture ends; see `outlives`.
+_outliving: set[int] = set()
+
+
+def outlives(pid: int) -> None:
+    """A process that is started during a test outlives it: it and its children are no leak.
+
+    For a server that several tests share, where one of them restarts it.
+    """
+    _outliving.add(pid)
 
 
 class LeakGuard:
@@ -77,11 +87,11 @@ class LeakGuard:
 
         What a child from before the test does, such as a server that serves many tests, is its own.
         """
-        before = {pid for pid, _ in self._children}
+        others = {pid for pid, _ in self._children} | _outliving
         new = [
             (pid, command)
             for (pid, since), command in children().items()
-            if (pid, since) not in self._children and _parent(pid) not in before
+            if (pid, since) not in self._children and others.isdisjoint(_with_parents(pid))
         ]
         return [f"the child process {pid}: {command}" for pid, command in sorted(new)]
 
@@ -126,10 +136,11 @@ def children() -> dict[tuple[int, float], str]:
     return found
 
 
-def _parent(pid: int) -> int | None:
+def _with_parents(pid: int) -> set[int]:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).ppid()
-    return None
+        process = psutil.Process(pid)
+        return {pid, *(parent.pid for parent in process.parents())}
+    return set()
 
 
 def _command(process: psutil.Process) -> str:

@@ -109,15 +109,6 @@ class Outbox:
             self.send_again("the queue for replies was lost", begun=True)
         self._post.do(self._look_for_lost(connection, self._parcels(begun=False)))
 
-    def _unbegun(self) -> list[Parcel]:
-        """What waits in a queue, as far as is known here."""
-        parcels = {
-            id(s.parcel): s.parcel
-            for s in self._sent.values()
-            if s.parcel is not None and not s.begun
-        }
-        return [parcel for parcel in parcels.values() if not parcel.sending]
-
     async def _look_for_lost(self, connection: Connection, suspects: list[Parcel]) -> None:
         """Send again what was published before a lost connection and is in no queue any more.
 

@@ -65,11 +65,19 @@ class GuestParcel:
 
     async def admit(self, reservation: Reservation | None) -> None:
         for subtask in self.content.subtasks:
+            before = self._guests.parcels.get(subtask.id)
             self._guests.parcels[subtask.id] = self
+            if before is not None:
+                before.supersede(subtask.id)
         first, *others = self.content.subtasks
         await asyncio.gather(
             self._admit(first, reservation), *(self._admit(s, None) for s in others)
         )
+
+    def supersede(self, task_id: str) -> None:
+        """One of them has come again: the later message is settled with its outcome."""
+        self._waiting.pop(task_id, None)
+        self._settle()
 
     async def _admit(self, subtask: wire.Subtask, reservation: Reservation | None) -> None:
         if self._guests.was_cancelled(subtask.id):

@@ -8,6 +8,7 @@ from fossa_rabbitmq.testing.fixtures import (  # noqa: F401 - fixtures are found
     fresh_prefix,
     own_broker,
     proxy,
+    tough_broker,
 )
 
 

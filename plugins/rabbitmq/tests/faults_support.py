@@ -9,7 +9,7 @@ import faults_models
 import pika
 
 from fossa import Fossa, Status, hookimpl, use
-from fossa_rabbitmq.connection import Connection
+from fossa_rabbitmq.connection import Connection, NoSuchQueue
 from fossa_rabbitmq.options import options
 from support import TestConfig, until
 
@@ -75,11 +75,11 @@ async def know_each_other(*nodes, timeout=15):
     await until(known, timeout)
 
 
-async def until_async(condition, timeout=10):
+async def until_async(condition, timeout=10, pause=0.05):
     """Like `until`, where looking takes an await."""
     async with asyncio.timeout(timeout):
         while not await condition():
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(pause)
 
 
 class Book:
@@ -179,6 +179,16 @@ class Client:
     async def depth(self, queue):
         """Messages that wait in a queue."""
         return await self._channel.declare_queue(queue, passive=True)
+
+    async def lacks(self, queue):
+        """Whether there is no queue of that name; asked on a channel that does not survive it."""
+        channel = await self._connection.channel()
+        try:
+            await channel.declare_queue(queue, passive=True)
+        except NoSuchQueue:
+            return True
+        await channel.close()
+        return False
 
     async def delete(self, queue):
         await self._channel.delete_queue(queue)

@@ -19,8 +19,6 @@ from faults_support import (
 )
 
 from fossa_rabbitmq.post import Post
-from fossa_rabbitmq.testing import PrivateBroker
-from fossa_rabbitmq.testing.fixtures import demand_rabbitmq
 from support import until
 
 #: Seconds that the broker is gone for, beyond what it takes to start.
@@ -60,7 +58,8 @@ def mute(proxy, link):
 async def under_way(nodes, book, a, count=30, seconds=0.05, gate=(0, 1, 2, 3), begun=4):
     """A task whose subtasks run on two nodes; some of them wait for `book.open()`."""
     handle = await a.submit(**work(book, count, seconds=seconds, gate=list(gate)))
-    await book.has("begin", begun)
+    gated = set(map(str, gate))
+    await until(lambda: len(book.numbers("begin").keys() & gated) >= begun, 20)
     return handle
 
 
@@ -110,12 +109,9 @@ async def test_a_half_open_connection(nodes, book, proxy, fresh_prefix, side, wh
 # the broker: one for all tests that hurt it
 
 
-@pytest.fixture(scope="module")
-def tough(tmp_path_factory):
-    """A broker that survives what is done to it."""
-    demand_rabbitmq()
-    with PrivateBroker(tmp_path_factory.mktemp("tough")) as mine:
-        yield mine
+@pytest.fixture
+def tough(tough_broker):
+    return tough_broker
 
 
 @pytest.fixture
@@ -129,16 +125,16 @@ async def tough_nodes(tough):
         yield starter
 
 
-async def test_a_broker_that_is_killed_and_comes_back(nodes, book, own_broker, prefix):
-    a, b = await nodes.pair(own_broker.url, prefix)
-    handle = await under_way(nodes, book, a)
-    await asyncio.to_thread(own_broker.wait_for_disk)
-    await asyncio.to_thread(own_broker.kill)
+async def test_a_broker_that_is_killed_and_comes_back(tough_nodes, book, tough, prefix):
+    a, b = await tough_nodes.pair(tough.url, prefix)
+    handle = await under_way(tough_nodes, book, a)
+    await asyncio.to_thread(tough.wait_for_disk)
+    await asyncio.to_thread(tough.kill)
     await until(lambda: a.governor.not_ready() and b.governor.not_ready())
     book.open(0)
     await until(lambda: book.numbers("end")["0"])  # it goes on with what it has
     await asyncio.sleep(OUTAGE)
-    await asyncio.to_thread(own_broker.start)
+    await asyncio.to_thread(tough.start)
     await until(lambda: not a.governor.not_ready() and not b.governor.not_ready(), 30)
     book.open()
     await check(handle, book, 30)
@@ -190,43 +186,75 @@ async def test_a_task_queue_that_is_deleted_with_messages_in_it(nodes, book, bro
 
 
 async def test_a_reply_queue_that_is_deleted(nodes, book, broker, fresh_prefix):
-    a, b = await nodes.pair(broker.url, fresh_prefix)
+    """What is asked for again is run once, and every message about it is settled."""
+    a = await nodes.start("a", executor=plugin(broker.url, fresh_prefix), PLUGINS=[Far()])
+    b = await nodes.start("b", source=plugin(broker.url, fresh_prefix), SLOTS=5)
+    await know_each_other(a, b)
     handle = await under_way(nodes, book, a)
     async with client(broker.url, fresh_prefix, a.governor.logger) as someone:
         await someone.delete(f"{fresh_prefix}.replies.{a.governor.id}")
+        book.open(0)
+        await until(lambda: "0" in book.numbers("told"))
         book.open()
         await check(handle, book, 30)
+    assert not book.repeated
+    await until(lambda: not held_by(b))
 
 
-async def test_a_reply_queue_that_is_deleted_while_its_node_is_away(
-    nodes, book, broker, proxy, fresh_prefix
+def held_by(node):
+    """Messages that a node has not settled."""
+    (source,) = node.governor.composition.sources
+    return source._guests.held
+
+
+async def test_a_parent_that_is_away_for_longer_than_its_queue_for_replies(
+    nodes, book, broker, proxy, fresh_prefix, monkeypatch
 ):
+    monkeypatch.setattr("fossa_rabbitmq.topology.REPLIES_EXPIRE", 1)
     a, b = await nodes.pair(proxy.url, fresh_prefix, broker.url)
     handle = await under_way(nodes, book, a)
     proxy.refuse()
     proxy.cut()
     async with client(broker.url, fresh_prefix, a.governor.logger) as someone:
-        await someone.delete(f"{fresh_prefix}.replies.{a.governor.id}")
+        replies = f"{fresh_prefix}.replies.{a.governor.id}"
+        # To ask whether it is still there is to use it.
+        await until_async(lambda: someone.lacks(replies), pause=1.5)
     book.open()
     await until(lambda: book.numbers("end").keys() >= {"0", "1", "2", "3"})
     proxy.refuse(False)
     await check(handle, book, 30)
+    assert not book.repeated
 
 
 async def test_a_parent_that_nobody_hears_for_a_while(
     nodes, book, broker, proxy, fresh_prefix, monkeypatch
 ):
+    """What was stopped because nobody seemed to wait for it is run again."""
     monkeypatch.setattr("fossa_rabbitmq.post.PRESENCE_INTERVAL", 0.2)
     monkeypatch.setattr("fossa_rabbitmq.fleet.GONE_AFTER", 1.0)
     a, b = await nodes.pair(proxy.url, fresh_prefix, broker.url)
     handle = await under_way(nodes, book, a)
+    guests = {record.task.id for record in b.governor.running()}
     proxy.refuse()
     proxy.cut()
-    await until(lambda: len(b.governor.fleet()) == 1)
-    await asyncio.sleep(0.5)
+    await until(lambda: not b.governor.running())
     proxy.refuse(False)
+    await until(lambda: {r.task.id for r in b.governor.running()} == guests)
     book.open()
     await check(handle, book, 30)
+    assert len(book.repeated) == len(guests) == 2
+
+
+async def test_a_node_that_stops_while_the_broker_is_away(nodes, book, proxy, fresh_prefix):
+    """It leaves nothing behind: nobody can tell it how its subtasks on other nodes end."""
+    a, b = await nodes.pair(proxy.url, fresh_prefix)
+    await under_way(nodes, book, a)
+    proxy.refuse()
+    proxy.cut()
+    attempts = [live.runner for live in a.governor._live.values() if live.runner is not None]
+    assert len(attempts) > 4
+    await asyncio.wait_for(a.stop(timeout=0.2), 10)
+    assert all(attempt.done() for attempt in attempts)
 
 
 async def test_a_consumer_that_the_broker_loses_patience_with(

@@ -121,6 +121,13 @@ class PrivateBroker:
         return self._pid
 
     @property
+    def keeper_pid(self) -> int:
+        """Of the process that starts and ends all the others. Raises `BrokerNotUp`."""
+        if self._keeper is None:
+            raise BrokerNotUp(f"{self!r} is not up: call start()")
+        return self._keeper.pid
+
+    @property
     def up(self) -> bool:
         """Whether its process runs. One that is paused is up."""
         return self._keeper is not None and self._keeper.poll() is None

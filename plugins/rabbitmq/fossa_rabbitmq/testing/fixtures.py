@@ -12,10 +12,11 @@ import pika
 import pytest
 from attrs import frozen
 
+from fossa.testing.leaks import outlives
 from fossa_rabbitmq.testing.broker import PrivateBroker, installed
 from fossa_rabbitmq.testing.proxy import Proxy
 
-__all__ = ["broker", "fresh_prefix", "own_broker", "proxy"]
+__all__ = ["broker", "fresh_prefix", "own_broker", "proxy", "tough_broker"]
 
 _QUEUES = ("tasks.urgent", "tasks", "tasks.background", "subtasks", "nested", "dead")
 _EXCHANGES = ("dead", "control")
@@ -56,6 +57,23 @@ def own_broker(tmp_path: Path) -> Iterator[PrivateBroker]:
     demand_rabbitmq()
     with PrivateBroker(tmp_path / "broker") as mine:
         yield mine
+
+
+@pytest.fixture(scope="module")
+def tough_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateBroker]:
+    """A broker that the tests of a module hurt in turn: each leaves it running and well."""
+    demand_rabbitmq()
+    with _ToughBroker(tmp_path_factory.mktemp("tough")) as mine:
+        yield mine
+
+
+class _ToughBroker(PrivateBroker):
+    """One that a test may restart, and leave to the next test."""
+
+    def start(self) -> float:
+        seconds = super().start()
+        outlives(self.keeper_pid)
+        return seconds
 
 
 @pytest.fixture
