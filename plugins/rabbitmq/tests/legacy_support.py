@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -77,7 +78,9 @@ class LegacyNode:
 
     def __enter__(self):
         self.directory.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "HOME": str(self.directory), "TMPDIR": str(self.directory)}
+        # Its sockets are there, whose paths may have a hundred characters.
+        self._scratch = tempfile.TemporaryDirectory(prefix="legacy-")
+        environment = {**os.environ, "HOME": str(self.directory), "TMPDIR": self._scratch.name}
         environment.pop("FOSSA_HTTP_PORT", None)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -97,6 +100,7 @@ class LegacyNode:
     def __exit__(self, *_):
         """End it: where it is asked to stop, a node of 0.0.37 takes its time."""
         self.kill()
+        self._scratch.cleanup()
 
     def kill(self):
         """End all of its processes at once, as a power cut does."""
