@@ -100,7 +100,7 @@ async def test_what_nobody_redelivers_is_offered_until_it_is_taken():
     async with running(SINKS=[sink]) as node:
         settled = Settled()
         task, _ = await node.governor.admit(settled.delivery)
-        await until(lambda: node.governor.not_ready())
+        await until(node.governor.not_ready)
         assert "MemorySink: it does not take outcomes" in node.governor.not_ready()[0]
         assert await settled.end() == [("ack", Status.COMPLETE)]
         assert [taken.task.id for taken in sink.taken] == [task.id]
@@ -114,7 +114,7 @@ async def test_what_is_owed_outlives_the_node(tmp_path):
     refuses, takes = (MemorySink(required=True, failures=n) for n in (10**9, 0))
     async with running(SINKS=[refuses], **settings) as node:
         task = (await node.submit("Echo", "say", method_kwargs={"what": 7})).id
-        await until(lambda: node.governor.not_ready())
+        await until(node.governor.not_ready)
     async with running(SINKS=[takes], **settings) as node:
         await until(lambda: takes.taken)
     [taken] = takes.taken
