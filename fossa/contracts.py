@@ -180,8 +180,12 @@ class Node(ABC):
         """Returns once `reserve_now` would find a slot; with `free` False, once it would not."""
 
     @abstractmethod
-    async def withdraw(self, task_id: str) -> bool:
-        """Take back a task that its source redelivers, and forget it; False once it has begun."""
+    async def withdraw(self, task_id: str, *, begun: bool = False) -> bool:
+        """Take back a task that its source redelivers, and forget it; whether that was possible.
+
+        It is not once the task has ended or, unless `begun`, has begun. An attempt is
+        stopped first.
+        """
 
     @abstractmethod
     def look_again(self) -> None:

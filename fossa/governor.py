@@ -47,6 +47,9 @@ from fossa.tasks import (
     new_id,
 )
 
+#: Seconds that a process takes to end once it is killed, at the most.
+KILL_DEADLINE = 5.0
+
 
 class Governor(Node):
     """Admits tasks, owns the slots, routes to executors, settles, records."""
@@ -243,13 +246,31 @@ class Governor(Node):
         if self._state in ("running", "stopping"):
             self._slots.fill()
 
-    async def withdraw(self, task_id: str) -> bool:
+    async def withdraw(self, task_id: str, *, begun: bool = False) -> bool:
         live = self._live.get(task_id)
-        if live is None or not live.task.redelivered or live.row.attempts or live.given_back:
+        if live is None or not live.task.redelivered or live.given_back:
             return False
         if live.row.outcome is not None or live.cancelling is not None:
             return False
+        if live.runner is not None and begun:
+            return await self._withdraw_begun(live, live.runner)
+        if live.row.attempts and not begun:
+            return False
+        if live.timer is not None:
+            live.timer.cancel()
         self._slots.remove(live)
+        self._forget(live)
+        return True
+
+    async def _withdraw_begun(self, live: LiveTask, runner: "asyncio.Task[None]") -> bool:
+        """Nobody else should begin it before it has stopped here."""
+        config = self.composition
+        live.given_back = True
+        live.interrupt()
+        patience = config.INTERRUPT_GRACE + config.TERMINATE_GRACE + KILL_DEADLINE
+        await asyncio.wait([runner], timeout=patience)
+        if live.row.outcome is not None:
+            return False
         self._forget(live)
         return True
 

@@ -84,7 +84,8 @@ class Guests:
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._at_work.discard(task)
-        if not task.cancelled() and (error := task.exception()):
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, BrokerGone):
             self.node.logger.error("a message could not be dealt with", exc_info=error)
 
     async def _take(self, held: Held, reservation: Reservation | None) -> None:
@@ -116,7 +117,7 @@ class Guests:
         self.let_go(held)
 
     async def _bury(self, message: Message, reason: str, detail: str) -> None:
-        await self._insist(message, lambda: self.post.bury(message, reason, detail))
+        await self.insist(lambda: self.post.bury(message, reason, detail), message)
 
     def let_go(self, held: Held) -> None:
         held.ack()
@@ -223,11 +224,13 @@ class Guests:
 
         Where it is not any more, whoever has it next answers from the ledger.
         """
-        await self._insist(message, lambda: self.post.send(letter, queue))
+        await self.insist(lambda: self.post.send(letter, queue), message)
 
-    async def _insist(self, message: Message, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do what needs the broker, however often it goes away, while a message is held."""
-        while not message.channel.closed.done():
+    async def insist(
+        self, act: Callable[[], Coroutine[Any, Any, None]], message: Message | None = None
+    ) -> None:
+        """Do what needs the broker, however often it goes away; of a message, while it is held."""
+        while message is None or not message.channel.closed.done():
             try:
                 await act()
                 return
@@ -275,7 +278,7 @@ class Guests:
             self.let_go(held)
         elif self.post.fleet.has_left(content.node.id):
             self.node.logger.info("%d subtasks of a node that has gone are dropped", len(ids))
-            self.let_go(held)
+            await GuestParcel(self, held, content).drop()
         else:
             held.task_ids = ids
             await GuestParcel(self, held, content).admit(reservation)
@@ -308,9 +311,7 @@ class Guests:
             return
         for parcel in set(self.parcels.values()):
             if self._is_orphan(parcel.held, parcel.content.node.id, fleet.since):
-                parcel.orphaned = True
-                for task_id in parcel.running():
-                    self.do(self._cancel_here(task_id, "the node of its parent is gone"))
+                self.do(parcel.drop())
 
     def _is_orphan(self, held: Held, node_id: str, since: float) -> bool:
         """Whether the node of a message's parent has gone, listening `since` a while ago."""

@@ -14,7 +14,7 @@ from attrs import define
 
 from fossa import LogLine, Outcome, Reason, Status
 from fossa_rabbitmq import wire
-from fossa_rabbitmq.connection import BrokerGone, ChannelClosed, Message, NoSuchQueue
+from fossa_rabbitmq.connection import BrokerGone, ChannelClosed, Connection, Message, NoSuchQueue
 from fossa_rabbitmq.legacy import QUEUE, Turn, encode_subtask, text_property, turn_of
 from fossa_rabbitmq.legacy_replies import Reply, decode_reply
 from fossa_rabbitmq.outbox import Outbox, Parcel, Sent, end, failed
@@ -86,9 +86,12 @@ class LegacyOutbox(Outbox):
                 ", ".join(endless),
             )
 
+    async def _look_for_lost(self, connection: Connection, suspects: list[Parcel]) -> None:
+        """Nodes of 0.0.37 do not say that they have begun: a deadline finds what is lost."""
+
     # send
 
-    def _send_off(self, sents: list[Sent]) -> None:
+    def _send_off(self, sents: list[Sent], *, repeated: bool = False) -> None:
         for sent in sents:
             wait = self._waits[sent.attempt.task.id] = Wait(sent)
             self._send_turn(wait)

@@ -7,13 +7,23 @@ from attrs import define, field
 
 from fossa import Attempt, LiveAttempt, NotBegun, Outcome, Reason, Status, new_id
 from fossa_rabbitmq import wire
-from fossa_rabbitmq.connection import BrokerGone, Connection, Message, Nacked, TooLarge, Unroutable
+from fossa_rabbitmq.connection import (
+    BrokerGone,
+    Connection,
+    Message,
+    Nacked,
+    NoSuchQueue,
+    TooLarge,
+    Unroutable,
+)
 from fossa_rabbitmq.post import Post, again
 from fossa_rabbitmq.topology import declare_replies
 from fossa_rabbitmq.wire import BadMessage, Letter
 
 #: Bytes of one message with several subtasks, roughly: more subtasks go into the next.
 LETTER_BYTES = 256 * 1024
+#: Seconds after which somebody has begun what is in no queue, or has lost it.
+LOST_AFTER = 5.0
 #: Replies that the broker may send ahead.
 _PREFETCH = 200
 #: Seconds that a cancelled attempt gets to end on its node, beyond what the config allows there.
@@ -72,6 +82,8 @@ class Outbox:
     async def close(self) -> None:
         self._post.never_again(self._set_up)
         self._post.outbox = None
+        for sent in list(self._sent.values()):
+            sent.outcome.cancel()
         connection = self._post.taking.connection
         if connection is not None:
             try:
@@ -94,6 +106,33 @@ class Outbox:
         )
         if lost:
             self.send_again("the queue for replies was lost", begun=True)
+        self._post.do(self._look_for_lost(connection, self._parcels(begun=False)))
+
+    def _unbegun(self) -> list[Parcel]:
+        """What waits in a queue, as far as is known here."""
+        parcels = {
+            id(s.parcel): s.parcel
+            for s in self._sent.values()
+            if s.parcel is not None and not s.begun
+        }
+        return [parcel for parcel in parcels.values() if not parcel.sending]
+
+    async def _look_for_lost(self, connection: Connection, suspects: list[Parcel]) -> None:
+        """Send again what was published before a lost connection and is in no queue any more.
+
+        Nobody may have heard that its queue was lost, and made anew, meanwhile.
+        """
+        try:
+            while suspects and not connection.closed.done():
+                empty = {q for q in {p.queue for p in suspects} if not await _depth(connection, q)}
+                await asyncio.sleep(LOST_AFTER)
+                still = set(map(id, self._parcels(begun=False)))
+                suspects = [parcel for parcel in suspects if id(parcel) in still]
+                lost = [parcel for parcel in suspects if parcel.queue in empty]
+                self._send_parcels_again(lost, "they are in no queue any more")
+                suspects = [parcel for parcel in suspects if parcel.queue not in empty]
+        except (BrokerGone, NoSuchQueue):
+            return  # the next connection looks again
 
     # send
 
@@ -139,7 +178,7 @@ class Outbox:
         if letter:
             self._send_off(letter)
 
-    def _send_off(self, sents: list[Sent]) -> None:
+    def _send_off(self, sents: list[Sent], *, repeated: bool = False) -> None:
         content = wire.Subtasks(self._post.me, [wire.subtask(s.attempt) for s in sents])
         message_id = new_id()
         letter = wire.letter(
@@ -150,7 +189,7 @@ class Outbox:
             reply_to=self.replies,
         )
         queue = self._post.topology.subtasks(sents[0].attempt.task.depth)
-        parcel = Parcel(queue, letter, sents)
+        parcel = Parcel(queue, again(letter) if repeated else letter, sents)
         for sent in sents:
             sent.parcel = parcel
         self._post.do(self._send(parcel))
@@ -169,6 +208,7 @@ class Outbox:
                         end(sent, failed(sent, str(error)))
                     return
                 except Unroutable:
+                    self._queue_lost(wire.QueuesLost(parcel.queue))
                     self._post.taking.restart(f"the queue {parcel.queue} is not there")
                 except (BrokerGone, Nacked):
                     parcel.letter = again(parcel.letter)
@@ -179,21 +219,27 @@ class Outbox:
             parcel.sending = False
 
     def _queue_lost(self, lost: wire.QueuesLost) -> None:
-        if lost.queue == self._post.topology.subtasks(1):
+        if lost.queue in (self._post.topology.first_level, self._post.topology.nested):
             self.send_again("a queue was lost")
 
     def send_again(self, why: str, *, begun: bool = False) -> None:
         """Send what may have been lost; what other nodes have begun only where that is asked."""
+        self._send_parcels_again(self._parcels(begun=begun), why)
+
+    def _parcels(self, *, begun: bool) -> list[Parcel]:
+        """What the broker was given; what other nodes have begun only where that is asked."""
         parcels = {
             id(s.parcel): s.parcel
             for s in self._sent.values()
             if s.parcel is not None and (begun or not s.begun)
         }
-        idle = [parcel for parcel in parcels.values() if not parcel.sending]
-        if idle:
-            self._post.node.logger.warning("%d messages are sent again: %s", len(idle), why)
-        for parcel in idle:
-            parcel.letter = again(parcel.letter)
+        return [parcel for parcel in parcels.values() if not parcel.sending]
+
+    def _send_parcels_again(self, parcels: list[Parcel], why: str) -> None:
+        if parcels:
+            self._post.node.logger.warning("%d messages are sent again: %s", len(parcels), why)
+        for parcel in parcels:
+            parcel.letter, parcel.sending = again(parcel.letter), True
             self._post.do(self._send(parcel))
 
     # outcomes
@@ -216,6 +262,8 @@ class Outbox:
                 self._happened(item)
         elif kind == wire.OUTCOME:
             self._refused(message)
+        elif kind == wire.DROPPED:
+            self._dropped(message)
         else:
             raise BadMessage("bad_message", f"a message of type {kind!r:.50} is no reply")
 
@@ -245,6 +293,24 @@ class Outbox:
             if parcel and parcel.letter.properties.message_id == message.properties.correlation_id:
                 end(sent, outcome)
 
+    def _dropped(self, message: Message) -> None:
+        """A node took this one for gone: it is not, so somebody has to run them after all."""
+        content = wire.read(wire.DROPPED, message.body, message.properties)
+        about = message.properties.correlation_id
+        dropped = [
+            sent
+            for task_id in content.ids
+            if (sent := self._sent.get(task_id))
+            and sent.parcel is not None
+            and sent.parcel.letter.properties.message_id == about
+        ]
+        if dropped:
+            text = "node %s took this one for gone: %d subtasks are sent again"
+            self._post.node.logger.warning(text, content.node.name, len(dropped))
+            for sent in dropped:
+                sent.begun = False
+            self._send_off(dropped, repeated=True)
+
     def come_home(self, subtask_ids: Sequence[str]) -> None:
         """This node's own source has taken them, whose ids are as on the wire: they run here."""
         for subtask_id in subtask_ids:
@@ -267,6 +333,16 @@ class Outbox:
     def _tell_of_cancelled(self) -> None:
         ids, self._cancelled = self._cancelled, []
         self._post.tell(wire.letter(wire.CANCEL, wire.Cancel(ids), persistent=False))
+
+
+async def _depth(connection: Connection, queue: str) -> int:
+    """How many messages wait in a queue."""
+    channel = await connection.channel()
+    try:
+        return await channel.declare_queue(queue, passive=True)
+    finally:
+        if not channel.closed.done():
+            await channel.close()
 
 
 def end(sent: Sent, outcome: Outcome) -> None:

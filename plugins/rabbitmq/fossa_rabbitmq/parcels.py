@@ -40,7 +40,7 @@ class GuestParcel:
         self._post = guests.post
         self.held = held
         self.content = content
-        #: Its parent's node is gone: nobody is told of outcomes.
+        #: Its parent's node is gone, as far as is known here: what is not run yet is not run here.
         self.orphaned = False
         self.settled = 0
         self._waiting: dict[str, wire.Subtask] = {s.id: s for s in content.subtasks}
@@ -50,6 +50,18 @@ class GuestParcel:
 
     def running(self) -> list[str]:
         return list(self._waiting)
+
+    async def drop(self) -> None:
+        """Let go of what has not ended: the node of its parent seems to be gone."""
+        if self.orphaned:
+            return
+        self.orphaned = True
+        await asyncio.gather(*map(self._drop, self.running()))
+
+    async def _drop(self, task_id: str) -> None:
+        admitted = task_id in self._guests.parcels
+        if not admitted or await self._guests.node.withdraw(task_id, begun=True):
+            self.leave(task_id)
 
     async def admit(self, reservation: Reservation | None) -> None:
         for subtask in self.content.subtasks:
@@ -169,8 +181,6 @@ class GuestParcel:
         self._settle()
 
     async def _send(self, items: list[wire.SubtaskOutcome]) -> None:
-        if self.orphaned:
-            return
         part: list[wire.SubtaskOutcome] = []
         size = 0
         for item in items:
@@ -183,18 +193,23 @@ class GuestParcel:
             await self._send_part(part)
 
     async def _send_part(self, items: list[wire.SubtaskOutcome]) -> None:
-        queue = self.held.message.properties.reply_to
         content = wire.Outcomes(self._post.me, items)
         letter = wire.letter(wire.OUTCOMES, content, message_id=new_id())
         try:
-            await self._guests.send(letter, queue or "", self.held.message)
-        except Unroutable:
-            self.orphaned = True
+            await self._tell_parent(letter)
         except TooLarge as error:
             if len(items) == 1:
                 items[0].outcome, items[0].lines = wire.too_large(items[0].outcome, str(error)), []
             for item in items:
                 await self._send_part([item])
+
+    async def _tell_parent(self, letter: wire.Letter) -> None:
+        """Tell the parent's node. Where its queue is gone so is it, or it asks again."""
+        queue = self.held.message.properties.reply_to or ""
+        try:
+            await self._guests.insist(lambda: self._post.send(letter, queue))
+        except Unroutable:
+            self._guests.node.logger.info("nobody waits for subtasks at %s any more", queue)
 
     def _settle(self) -> None:
         """Once nothing of the message is left here, the broker may forget it."""
@@ -202,12 +217,23 @@ class GuestParcel:
             return
         if not self._left:
             self._guests.let_go(self.held)
+        elif self.orphaned:
+            left, self._left = self._left, []
+            self._guests.do(self._tell_dropped(left))
         elif len(self._left) == len(self.content.subtasks):
             self.held.give_back()
             self._guests.held.discard(self.held)
         else:
             left, self._left = self._left, []
             self._guests.do(self._pass_on(left))
+
+    async def _tell_dropped(self, left: list[wire.Subtask]) -> None:
+        """They are not run here. A parent's node that is there nevertheless sends them again."""
+        content = wire.Dropped(self._post.me, [subtask.id for subtask in left])
+        about = self.held.message.properties.correlation_id
+        letter = wire.letter(wire.DROPPED, content, message_id=new_id(), correlation_id=about)
+        await self._tell_parent(letter)
+        self._guests.let_go(self.held)
 
     async def _pass_on(self, left: list[wire.Subtask]) -> None:
         """Some have ended, some are for another node: these in a message of their own."""

@@ -254,6 +254,9 @@ class Post:
         while True:
             await asyncio.sleep(PRESENCE_INTERVAL)
             self.announce()
+            if self.blocked:
+                # Nobody can say anything now: they are not gone for that.
+                self.fleet.begin()
             if self.fleet.prune():
                 self.node.look_again()
 

@@ -102,10 +102,15 @@ async def declare(channel: Channel, options: Options) -> Topology:
 
 
 async def declare_replies(channel: Channel, options: Options, boot_id: str) -> str:
-    """Declare the queue of one boot of a node; returns its name. It outlives the connection."""
+    """Declare the queue of one boot of a node; returns its name. It outlives the connection.
+
+    It is a classic one, whatever the others are: RabbitMQ 3.10 breaks a quorum queue if it is
+    killed within seconds of its declaration, and this one is as young as its node. It has one
+    consumer, which asks again for what is lost with it.
+    """
     name = Topology(options).replies(boot_id)
-    arguments = {"x-queue-type": options.queue_type, "x-expires": REPLIES_EXPIRE * 1000}
-    await channel.declare_queue(name, arguments=arguments | _undroppable(options))
+    arguments = {"x-queue-type": "classic", "x-expires": REPLIES_EXPIRE * 1000}
+    await channel.declare_queue(name, arguments=arguments)
     return name
 
 

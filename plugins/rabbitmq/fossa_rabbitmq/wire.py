@@ -33,6 +33,7 @@ AGAIN_HEADER = "fossa-again"
 
 TASK, OUTCOME = "fossa.task", "fossa.outcome"
 SUBTASKS, OUTCOMES, EVENTS = "fossa.subtasks", "fossa.outcomes", "fossa.events"
+DROPPED = "fossa.dropped"
 PRESENCE, GOODBYE, CANCEL = "fossa.presence", "fossa.goodbye", "fossa.cancel"
 QUEUES_LOST, PARKED = "fossa.queues_lost", "fossa.parked"
 
@@ -145,6 +146,13 @@ class Events(Struct):
     events: list[Event]
 
 
+class Dropped(Struct):
+    """A node took the one of these subtasks' parent for gone, and let go of them."""
+
+    node: NodeName
+    ids: Annotated[list[Id], Meta(max_length=10_000)]
+
+
 class Versions(Struct):
     fossa: Name = ""
     ayeaye: Name = ""
@@ -220,6 +228,7 @@ _SHAPES: dict[str, type[Struct]] = {
     OUTCOMES: Outcomes,
     OUTCOME: TaskOutcome,
     EVENTS: Events,
+    DROPPED: Dropped,
     PRESENCE: Presence,
     GOODBYE: Goodbye,
     CANCEL: Cancel,

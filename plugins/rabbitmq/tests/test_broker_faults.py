@@ -129,16 +129,16 @@ async def tough_nodes(tough):
         yield starter
 
 
-async def test_a_broker_that_is_killed_and_comes_back(tough_nodes, book, tough, prefix):
-    a, b = await tough_nodes.pair(tough.url, prefix)
-    handle = await under_way(tough_nodes, book, a)
-    await asyncio.to_thread(tough.wait_for_disk)
-    await asyncio.to_thread(tough.kill)
+async def test_a_broker_that_is_killed_and_comes_back(nodes, book, own_broker, prefix):
+    a, b = await nodes.pair(own_broker.url, prefix)
+    handle = await under_way(nodes, book, a)
+    await asyncio.to_thread(own_broker.wait_for_disk)
+    await asyncio.to_thread(own_broker.kill)
     await until(lambda: a.governor.not_ready() and b.governor.not_ready())
     book.open(0)
     await until(lambda: book.numbers("end")["0"])  # it goes on with what it has
     await asyncio.sleep(OUTAGE)
-    await asyncio.to_thread(tough.start)
+    await asyncio.to_thread(own_broker.start)
     await until(lambda: not a.governor.not_ready() and not b.governor.not_ready(), 30)
     book.open()
     await check(handle, book, 30)

@@ -14,6 +14,8 @@ import sys
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+#: Milliseconds between two looks for processes that have ended.
+_REAP_INTERVAL = 500
 _libc = ctypes.CDLL(None)
 
 
@@ -36,7 +38,16 @@ def _wait_for_an_end(broker: int) -> None:
     poll = select.poll()
     poll.register(0, select.POLLIN | select.POLLHUP)
     poll.register(os.pidfd_open(broker), select.POLLIN)
-    poll.poll()
+    while not poll.poll(_REAP_INTERVAL):
+        _reap_but(broker)
+
+
+def _reap_but(broker: int) -> None:
+    """Take leave of adopted processes that have ended."""
+    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+        if ended.si_pid == broker:
+            return
+        os.waitpid(ended.si_pid, 0)
 
 
 def _leave_nothing(groups: list[int]) -> None:
