@@ -14,8 +14,6 @@ Settled = Callable[[Record], Awaitable[None]]
 
 #: Outcomes that wait for one best-effort sink, at the most; the oldest goes first.
 MAX_WAITING = 1000
-#: Seconds that a sink may take for one outcome.
-DEADLINE = 30.0
 #: Tries at a required sink, and the seconds before the second; doubled each time.
 TRIES, FIRST_DELAY = 5, 0.2
 #: Outcomes that one required sink is given at once, at the most.
@@ -77,7 +75,7 @@ class _Gate:
         delay = FIRST_DELAY
         for attempt in range(1, tries + 1):
             try:
-                await asyncio.wait_for(self._sink.take(task, outcome), DEADLINE)
+                await asyncio.wait_for(self._sink.take(task, outcome), self._sink.deadline)
             except Exception as error:
                 self._failed(task, error, attempt, tries)
             else:
@@ -89,7 +87,7 @@ class _Gate:
         return self.trouble
 
     def _failed(self, task: Task, error: Exception, attempt: int, tries: int) -> None:
-        text = str(error) or f"it took longer than {DEADLINE:g} s"
+        text = str(error) or f"it took longer than {self._sink.deadline:g} s"
         said = f"{type(error).__name__}: {text}"
         self.trouble = f"{self._sink.name}: it does not take outcomes: {said}"
         self._logger.warning(
@@ -158,7 +156,7 @@ class _Lane:
         while True:
             task, outcome = await self._waiting.get()
             try:
-                await asyncio.wait_for(self._sink.take(task, outcome), DEADLINE)
+                await asyncio.wait_for(self._sink.take(task, outcome), self._sink.deadline)
             except Exception:
                 self._logger.exception(
                     "sink %s did not take the outcome of %s", self._sink.name, task.id
