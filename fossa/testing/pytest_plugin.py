@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fossa.embed import ThreadedFossa
 
 #: The modules with asserts that should say what they compared.
-_SUITES = ("components", "sources", "executors", "sinks", "ledgers")
+_SUITES = ("components", "sources", "executors", "sinks", "ledgers", "model_contract")
 pytest.register_assert_rewrite(*(f"fossa.testing.{name}" for name in _SUITES))
 
 
