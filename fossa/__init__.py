@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fossa.errors import (
         ConfigError,
         FossaError,
+        LeaseOver,
         NodeStopped,
         NodeStopping,
         NotAccepted,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fossa.tasks import (
         Attempt,
         Delivery,
+        Lease,
         LogLine,
         Origin,
         Outcome,
@@ -68,6 +70,7 @@ __all__ = [
     # values
     "Attempt",
     "Delivery",
+    "Lease",
     "LogLine",
     "Origin",
     "Outcome",
@@ -81,6 +84,7 @@ __all__ = [
     "ConfigError",
     "FossaError",
     "Interrupt",
+    "LeaseOver",
     "NodeStopped",
     "NodeStopping",
     "NotAccepted",
@@ -100,6 +104,7 @@ _HOMES = {
     "fossa.errors": (
         "ConfigError",
         "FossaError",
+        "LeaseOver",
         "NodeStopped",
         "NodeStopping",
         "NotAccepted",
@@ -115,6 +120,7 @@ _HOMES = {
     "fossa.tasks": (
         "Attempt",
         "Delivery",
+        "Lease",
         "LogLine",
         "Origin",
         "Outcome",

@@ -88,6 +88,8 @@ class Sink(Component, ABC):
 
     #: Whether a task is settled only once this sink took its outcome.
     required: bool = False
+    #: Seconds that `take` may last.
+    deadline: float = 30.0
 
     @abstractmethod
     async def take(self, task: "Task", outcome: "Outcome") -> None:

@@ -53,6 +53,10 @@ class NotBegun(ExecutorError):
         self.near = near
 
 
+class LeaseOver(FossaError):
+    """The source can keep the delivery for this node no longer."""
+
+
 class NodeStopped(FossaError):
     """The node is not running: start it first, or it has been stopped."""
 

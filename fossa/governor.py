@@ -16,6 +16,7 @@ from attrs import evolve
 from fossa.admission import ARGUMENTS, Admission
 from fossa.composition import Composition
 from fossa.contracts import Executor, LiveAttempt, Node, Reservation, SubtaskRequest
+from fossa.deliveries import Deliveries
 from fossa.errors import (
     FossaError,
     NodeStopped,
@@ -46,8 +47,6 @@ from fossa.tasks import (
     new_id,
 )
 
-#: Seconds that a source may take to settle a delivery, or to give it back.
-SETTLE_DEADLINE = 10.0
 #: Seconds that a process takes to end once it is killed, at the most.
 KILL_DEADLINE = 5.0
 
@@ -80,9 +79,12 @@ class Governor(Node):
         self._claims: dict[str, asyncio.Future[Task]] = {}
         self._executors = {e.name: e for e in composition.executors}
         self._sinks = Sinks(composition.sinks, self.logger)
+        self._deliveries = Deliveries(self.logger)
+        #: Those that are settled once a required sink takes an outcome after all, by task id.
+        self._owing: dict[str, Delivery] = {}
         self._chores: set[asyncio.Task[Any]] = set()
-        #: What takes outcomes that are in the ledger to the sinks and the sources.
-        self._settling: set[asyncio.Task[Any]] = set()
+        #: What takes outcomes that are in the ledger to the sinks and the sources, and whose.
+        self._settling: dict[asyncio.Task[Any], str] = {}
         self._idle = asyncio.Event()
         #: When a stopping node ceases to wait for its running attempts.
         self._drain_until = float("inf")
@@ -108,6 +110,7 @@ class Governor(Node):
         if reason := self._hooks.refuse_task(task):
             raise TaskRefused(reason)
         live = LiveTask(task, delivery=delivery)
+        self._keep(live, delivery)
         live.reservation = reservation
         self._live[task.id] = live
         self._arriving.add(live)
@@ -157,7 +160,9 @@ class Governor(Node):
             return
         live = self._live.get(task.id)
         if live is not None and live.row.outcome is None:
+            self._deliveries.let_go(live.delivery)
             live.delivery = delivery
+            self._keep(live, delivery)
             if live.watch is not None and live.row.attempts:
                 live.watch.begun(live.row.attempts)
         else:
@@ -181,14 +186,28 @@ class Governor(Node):
             self._enqueue(live)
 
     async def _settle_again(self, task: Task, delivery: Delivery) -> None:
+        live = LiveTask(task, delivery=delivery)
+        self._keep(live, delivery)
         outcome = await self.outcome(task.id)
-        await self._acknowledge(LiveTask(task, delivery=delivery), outcome)
+        live.row.outcome, live.row.owed = outcome, (await self.record(task.id)).owed
+        if live.row.owed:
+            await self._settle(live, outcome)
+        else:
+            await self._deliveries.acknowledge(task.id, delivery, outcome)
+
+    def _keep(self, live: LiveTask, delivery: Delivery) -> None:
+        def over(why: str) -> None:
+            if live.delivery is delivery:
+                self._cancel(live, why, Reason.LEASE_OVER)
+
+        self._deliveries.keep(delivery, over)
 
     def _durable(self, live: LiveTask, commit: "asyncio.Future[None]") -> None:
         """A new task is in the ledger, or could not be written to it."""
         self._arriving.discard(live)
         if commit.exception() is not None:
             self._live.pop(live.task.id, None)
+            self._deliveries.let_go(live.delivery)
             live.release()
             return
         self._hooks.observe("fossa_task_accepted", task=live.task)
@@ -258,6 +277,7 @@ class Governor(Node):
     def _forget(self, live: LiveTask) -> None:
         """A task leaves this node without an outcome: its source gives it to somebody else."""
         live.given_back = True
+        self._deliveries.let_go(live.delivery)
         self._live.pop(live.task.id, None)
         self._ledger.forget(live.task.id)
         self._idle.set()
@@ -339,7 +359,7 @@ class Governor(Node):
                 self._live.pop(live.task.id, None)
                 self._idle.set()
                 return
-            outcome = self._outcome_now(live, Reason.CANCELLED, live.cancelling or "cancelled")
+            outcome = self._outcome_now(live, live.ending, live.cancelling or "cancelled")
         except NotBegun as error:
             self._queue_again(live, error)
             return
@@ -367,7 +387,7 @@ class Governor(Node):
         if live.given_back:
             self._live.pop(live.task.id, None)
         elif live.cancelling is not None:
-            outcome = self._outcome_now(live, Reason.CANCELLED, live.cancelling)
+            outcome = self._outcome_now(live, live.ending, live.cancelling)
             self._chore(self._end(live, outcome))
         else:
             self._enqueue(live)
@@ -463,6 +483,7 @@ class Governor(Node):
         task, row = live.task, live.row
         row.status, row.outcome = outcome.status, outcome
         row.progress = live.progress() if live.fraction or live.subtasks else None
+        row.owed = bool(self._sinks.required) and live.for_sinks
         self._ledger.update(task.id, row)
         try:
             await self._ledger.committed()
@@ -484,21 +505,36 @@ class Governor(Node):
         """The sinks first, then the delivery. A stopping node waits for it as for a live task."""
         settling = asyncio.current_task()
         assert settling is not None
-        self._settling.add(settling)
+        self._settling[settling] = live.task.id
         try:
-            await self._sinks.take(live.task, outcome)
-            await self._acknowledge(live, outcome)
+            missing = await self._sinks.take(live.task, outcome) if live.for_sinks else ""
+            if missing:
+                await self._owe(live, outcome, missing)
+            else:
+                self._paid(live)
+                await self._deliveries.acknowledge(live.task.id, live.delivery, outcome)
         finally:
-            self._settling.discard(settling)
+            self._settling.pop(settling, None)
 
-    async def _acknowledge(self, live: LiveTask, outcome: Outcome) -> None:
-        if live.delivery is None or live.delivery.ack is None:
-            return
-        try:
-            async with asyncio.timeout(SETTLE_DEADLINE):
-                await live.delivery.ack(outcome)
-        except Exception:
-            self.logger.exception("task %s: its delivery could not be settled", live.task.id)
+    def _paid(self, live: LiveTask) -> None:
+        """Every required sink has its outcome."""
+        if live.row.owed:
+            live.row.owed = False
+            self._ledger.paid(live.task.id)
+
+    async def _owe(self, live: LiveTask, outcome: Outcome, why: str) -> None:
+        """A required sink has not: its source knows what to do, or it is offered again later."""
+        self._note(live, "ERROR", f"a required sink did not take the outcome: {why}")
+        task_id, delivery = live.task.id, live.delivery
+        if not await self._deliveries.reject(task_id, delivery, outcome, why) and delivery:
+            self._owing[task_id] = delivery
+
+    async def paid_late(self, record: Record) -> None:
+        """Every required sink has an outcome that was owed."""
+        assert record.outcome is not None
+        self._ledger.paid(record.task.id)
+        delivery = self._owing.pop(record.task.id, None)
+        await self._deliveries.acknowledge(record.task.id, delivery, record.outcome)
 
     async def _give_back(self, live: LiveTask) -> None:
         """Leave a task to the next boot, or to whoever its source gives it to."""
@@ -518,12 +554,7 @@ class Governor(Node):
             if not waiter.done():
                 text = "the node stopped before the task ended; the task is in its ledger"
                 waiter.set_exception(NodeStopped(text))
-        if live.delivery is not None and live.delivery.give_back is not None:
-            try:
-                async with asyncio.timeout(SETTLE_DEADLINE):
-                    await live.delivery.give_back()
-            except Exception:
-                self.logger.exception("task %s could not be given back", live.task.id)
+        await self._deliveries.give_back(live.task.id, live.delivery)
 
     def _outcome_now(self, live: LiveTask, reason: Reason, text: str) -> Outcome:
         status = Status.CANCELLED if reason is Reason.CANCELLED else Status.FAILED
@@ -545,10 +576,10 @@ class Governor(Node):
             raise TooLate(f"task {task_id} is {record.status} already; an outcome is final")
         self._cancel(live, why)
 
-    def _cancel(self, live: LiveTask, why: str) -> None:
+    def _cancel(self, live: LiveTask, why: str, ending: Reason = Reason.CANCELLED) -> None:
         if live.cancelling is not None or live.row.outcome is not None or live.given_back:
             return
-        live.cancelling = why
+        live.cancelling, live.ending = why, ending
         for child in list(live.children):
             self._cancel(child, "its parent was cancelled")
         if live.runner is not None:
@@ -557,7 +588,7 @@ class Governor(Node):
         if live.timer is not None:
             live.timer.cancel()
         self._slots.remove(live)
-        self._chore(self._end(live, self._outcome_now(live, Reason.CANCELLED, why)))
+        self._chore(self._end(live, self._outcome_now(live, ending, why)))
 
     async def retry(self, task_id: str) -> Task:
         record = await self.record(task_id)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from attrs import define
 
 from fossa.errors import LedgerError
 from fossa.tasks import LogLine, Outcome, Progress, Reason, Record, Status, Task
@@ -82,6 +83,10 @@ MIGRATIONS = (
     CREATE INDEX tasks_top_status ON tasks(status, seq) WHERE listed;
     CREATE INDEX tasks_top_model ON tasks(model, seq) WHERE listed;
     """,
+    """
+    ALTER TABLE tasks ADD COLUMN owed INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX tasks_owed ON tasks(seq) WHERE owed;
+    """,
 )
 
 _TASK_FIELDS = (
@@ -91,6 +96,7 @@ _TASK_FIELDS = (
 )  # fmt: skip
 _STATE_FIELDS = (
     "status", "attempts", "started", "finished", "crashes", "outcome", "result", "progress",
+    "owed",
 )  # fmt: skip
 _COLUMNS = (*_TASK_FIELDS, *_STATE_FIELDS)
 #: Columns that hold JSON; the rest are plain values.
@@ -114,6 +120,7 @@ _UPDATE = (
     f"{', '.join(f'{_extract(i + 1, c)} AS {c}' for i, c in enumerate(_STATE_FIELDS))} "
     "FROM json_each(?)) AS new WHERE tasks.id = new.id"
 )
+_PAY = "UPDATE tasks SET owed = 0 WHERE id IN (SELECT value FROM json_each(?))"
 _LOG = (
     "INSERT OR IGNORE INTO logs (task_id, n, attempt, time, level, stream, text) SELECT "
     f"{', '.join(f'value ->> {i}' for i in range(7))} FROM json_each(?)"
@@ -131,7 +138,7 @@ _encode = msgspec.json.Encoder().encode
 class StateRow:
     """What of a task changes, as it will be written."""
 
-    __slots__ = ("attempts", "crashes", "outcome", "progress", "started", "status")
+    __slots__ = ("attempts", "crashes", "outcome", "owed", "progress", "started", "status")
 
     def __init__(self) -> None:
         self.status: Status = Status.QUEUED
@@ -140,6 +147,8 @@ class StateRow:
         self.started: float | None = None
         self.outcome: Outcome | None = None
         self.progress: Progress | None = None
+        #: A required sink has not taken the outcome yet.
+        self.owed = False
 
     def columns(self) -> list[Any]:
         outcome = self.outcome
@@ -152,7 +161,41 @@ class StateRow:
             _outcome_document(outcome) if outcome else None,
             msgspec.Raw(outcome.result_json) if outcome else _NULL,
             self.progress,
+            self.owed,
         ]
+
+
+@define
+class _Batch:
+    """What one commit takes."""
+
+    inserts: dict[str, tuple[Task, StateRow]]
+    updates: dict[str, StateRow]
+    deletes: set[str]
+    paid: set[str]
+    logs: list[tuple[Any, ...]]
+    waiters: list[asyncio.Future[None]]
+
+    def documents(self) -> list[tuple[str, bytes]]:
+        """Its statements, each with the JSON that it takes its rows from."""
+        documents = []
+        if self.deletes:
+            ids = _encode(list(self.deletes))
+            documents += [(_DELETE, ids), (_DELETE_LOGS, ids)]
+        if self.inserts:
+            rows = [
+                [*_task_columns(task), *state.columns(), task.parent_id is None or task.redelivered]
+                for task, state in self.inserts.values()
+            ]
+            documents.append((_INSERT, _encode(rows)))
+        if self.updates:
+            changed = [[task_id, *state.columns()] for task_id, state in self.updates.items()]
+            documents.append((_UPDATE, _encode(changed)))
+        if self.paid:
+            documents.append((_PAY, _encode(list(self.paid))))
+        if self.logs:
+            documents.append((_LOG, _encode(self.logs)))
+        return documents
 
 
 class Ledger:
@@ -167,6 +210,7 @@ class Ledger:
         self._inserts: dict[str, tuple[Task, StateRow]] = {}
         self._updates: dict[str, StateRow] = {}
         self._deletes: set[str] = set()
+        self._paid: set[str] = set()
         self._logs: list[tuple[Any, ...]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
@@ -214,6 +258,11 @@ class Ledger:
             self._updates[task_id] = state
             self._wake.set()
 
+    def paid(self, task_id: str) -> None:
+        """Every required sink has the outcome of a task, from the next commit on."""
+        self._paid.add(task_id)
+        self._wake.set()
+
     def forget(self, task_id: str) -> None:
         """Have no record of a task any more, from the next commit on."""
         self._inserts.pop(task_id, None)
@@ -248,13 +297,13 @@ class Ledger:
             self._wake.clear()
             if not self._has_work():
                 continue
-            inserts, updates, deletes, logs, waiters = self._take()
-            documents = _documents(inserts, updates, deletes, logs)
+            batch = self._take()
+            documents = batch.documents()
             try:
                 await loop.run_in_executor(self._write_thread, self._commit, documents)
             except sqlite3.Error as error:
                 self.trouble = f"{type(error).__name__}: {error}"
-                self._put_back(inserts, updates, deletes, logs, waiters)
+                self._put_back(batch)
                 if self._closing:
                     self._fail_waiters(error)
                     return
@@ -263,38 +312,34 @@ class Ledger:
                 self._wake.set()
                 continue
             self.trouble, delay = None, 0.05
-            for waiter in waiters:
+            for waiter in batch.waiters:
                 if not waiter.done():
                     waiter.set_result(None)
 
     def _has_work(self) -> bool:
-        work = (self._inserts, self._updates, self._deletes, self._logs, self._waiters)
-        return any(work)
+        written = (self._inserts, self._updates, self._deletes, self._paid, self._logs)
+        return any(written) or bool(self._waiters)
 
-    def _take(self) -> tuple[Any, ...]:
-        taken = (self._inserts, self._updates, self._deletes, self._logs, self._waiters)
-        self._inserts, self._updates, self._deletes = {}, {}, set()
+    def _take(self) -> "_Batch":
+        taken = _Batch(
+            self._inserts, self._updates, self._deletes, self._paid, self._logs, self._waiters
+        )
+        self._inserts, self._updates, self._deletes, self._paid = {}, {}, set(), set()
         self._logs, self._waiters = [], []
         return taken
 
-    def _put_back(
-        self,
-        inserts: dict[str, Any],
-        updates: dict[str, StateRow],
-        deletes: set[str],
-        logs: list[Any],
-        waiters: list[asyncio.Future[None]],
-    ) -> None:
+    def _put_back(self, batch: "_Batch") -> None:
         """A commit failed: its rows come before those that came since."""
         gone = self._deletes - self._inserts.keys()
-        inserts = {k: v for k, v in inserts.items() if k not in gone}
-        updates = {k: v for k, v in updates.items() if k not in gone}
-        self._deletes |= deletes
+        inserts = {k: v for k, v in batch.inserts.items() if k not in gone}
+        updates = {k: v for k, v in batch.updates.items() if k not in gone}
+        self._deletes |= batch.deletes
+        self._paid |= batch.paid
         self._inserts = inserts | self._inserts
         later = {k: v for k, v in self._updates.items() if k not in self._inserts}
         self._updates = updates | later
-        self._logs = logs + self._logs
-        self._waiters = waiters + self._waiters
+        self._logs = batch.logs + self._logs
+        self._waiters = batch.waiters + self._waiters
 
     def _fail_waiters(self, error: Exception) -> None:
         for waiter in self._waiters:
@@ -393,6 +438,14 @@ class Ledger:
         rows = await self._read(sql, ())
         return [(_record(row), row[1 + _COLUMNS.index("crashes")]) for row in rows]
 
+    async def owed(self, after: int, limit: int) -> list[Record]:
+        """Tasks whose outcome a required sink has not taken, oldest first, past a `seq`.
+
+        Without those that their source hands over again.
+        """
+        sql = f"{_SELECT} WHERE owed AND seq > ? AND NOT redelivered ORDER BY seq LIMIT ?"
+        return [_record(row) for row in await self._read(sql, (after, limit))]
+
     async def complete_subtasks(self, parent_ids: Iterable[str]) -> dict[str, list[str]]:
         """Ids of the subtasks of these parents that are complete, by their key."""
         ids = tuple(parent_ids)
@@ -441,7 +494,7 @@ class Ledger:
         if not bounds:
             return 0
         doomed = (
-            "SELECT id FROM tasks AS t WHERE finished IS NOT NULL AND "
+            "SELECT id FROM tasks AS t WHERE finished IS NOT NULL AND NOT owed AND "
             f"({' OR '.join(bounds)}) AND NOT EXISTS (SELECT 1 FROM tasks AS r WHERE "
             "r.id = t.root_id AND r.finished IS NULL) ORDER BY finished LIMIT ?"
         )
@@ -514,31 +567,6 @@ class Ledger:
             connection.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
 
 
-def _documents(
-    inserts: dict[str, tuple[Task, StateRow]],
-    updates: dict[str, StateRow],
-    deletes: set[str],
-    logs: list[tuple[Any, ...]],
-) -> list[tuple[str, bytes]]:
-    """The statements of one commit, each with the JSON that it takes its rows from."""
-    documents = []
-    if deletes:
-        ids = _encode(list(deletes))
-        documents += [(_DELETE, ids), (_DELETE_LOGS, ids)]
-    if inserts:
-        rows = [
-            [*_task_columns(task), *state.columns(), task.parent_id is None or task.redelivered]
-            for task, state in inserts.values()
-        ]
-        documents.append((_INSERT, _encode(rows)))
-    if updates:
-        changed = [[task_id, *state.columns()] for task_id, state in updates.items()]
-        documents.append((_UPDATE, _encode(changed)))
-    if logs:
-        documents.append((_LOG, _encode(logs)))
-    return documents
-
-
 def _task_columns(task: Task) -> list[Any]:
     return [
         task.id, task.model, task.method, msgspec.Raw(task.arguments), task.parent_id,
@@ -576,6 +604,7 @@ def _record(row: Sequence[Any]) -> Record:
         started=column["started"],
         outcome=_outcome(column),
         progress=Progress(**msgspec.json.decode(progress)) if progress != "null" else Progress(),
+        owed=bool(column["owed"]),
         seq=seq,
     )
 

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from fossa.contracts import Deliver, Executor, Reservation
 from fossa.ledger import StateRow
-from fossa.tasks import Attempt, Delivery, Outcome, Progress, Record, Status, Task, Watch
+from fossa.tasks import Attempt, Delivery, Outcome, Progress, Reason, Record, Status, Task, Watch
 
 if TYPE_CHECKING:
     from fossa.slots import Slot
@@ -36,6 +36,7 @@ class LiveTask:
         "children",
         "deliver",
         "delivery",
+        "ending",
         "executor",
         "finished_keys",
         "fraction",
@@ -98,6 +99,8 @@ class LiveTask:
         self.timer: asyncio.TimerHandle | None = None
         #: Why it should stop, once somebody said so.
         self.cancelling: str | None = None
+        #: The reason of its outcome, where it is stopped.
+        self.ending = Reason.CANCELLED
         #: The node stops before it ended: it stays in the ledger for the next boot.
         self.given_back = False
         #: Whoever waits for the outcome.
@@ -139,6 +142,11 @@ class LiveTask:
     def from_afar(self) -> bool:
         """Whether it is a subtask of another node's task."""
         return self.parent is None and self.task.parent_id is not None
+
+    @property
+    def for_sinks(self) -> bool:
+        """Whether its outcome is for the sinks: a subtask's is for its parent alone."""
+        return self.task.parent_id is None
 
     @property
     def watch(self) -> Watch | None:

@@ -14,6 +14,7 @@ from fossa.errors import NodeStopped, UnknownTask
 from fossa.governor import Governor
 from fossa.housekeeping import housekeep
 from fossa.live import LiveTask
+from fossa.settling import collect
 from fossa.supervision import supervise
 from fossa.tasks import LogLine, Outcome, Reason, Record, Status
 
@@ -61,7 +62,11 @@ class RunningNode(Governor):
             stack.push_async_callback(component.close)
             await component.open(self)
         stack.push_async_callback(self._sinks.close)
+        stack.push_async_callback(self._deliveries.close)
         await self._recover()
+        if self._sinks.required:
+            collecting = collect(self._ledger, self._sinks, self._settling.values(), self.paid_late)
+            stack.push_async_callback(_stop_task, asyncio.create_task(collecting))
         housekeeper = housekeep(self._ledger, self.composition, self.logger)
         stack.push_async_callback(_stop_task, asyncio.create_task(housekeeper))
         for source in self.composition.sources:
@@ -109,7 +114,7 @@ class RunningNode(Governor):
             await self._give_back(live)
         self._state = "stopped"
         runners = [live.runner for live in self._live.values() if live.runner is not None]
-        for settling in self._settling:
+        for settling in list(self._settling):
             settling.cancel()
             runners.append(settling)
         await self._stack.aclose()
@@ -215,7 +220,8 @@ class RunningNode(Governor):
             reasons.append(f"the ledger cannot be written: {self._ledger.trouble}")
         parts = self.composition
         components = (*parts.sources, *parts.executors, *parts.sinks)
-        return reasons + [f"{c.name}: {why}" for c in components if (why := c.ready())]
+        reasons += [f"{c.name}: {why}" for c in components if (why := c.ready())]
+        return reasons + self._sinks.troubles
 
 
 async def _stop_task(task: "asyncio.Task[Any]") -> None:

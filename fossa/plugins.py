@@ -6,12 +6,15 @@ The only module that imports either.
 import difflib
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import pluggy
+from attrs import frozen
 
 from fossa import hookspecs
 from fossa.errors import PluginError
@@ -25,12 +28,49 @@ GROUPS = {
 }
 
 
+#: Set to anything but 0 in the environment, each call of a hook is a line in the node's log.
+TRACE = "FOSSA_TRACE_HOOKS"
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("fossa_"))
 
 
 def installed(group: str) -> list[str]:
     """Names of the entry points in a group."""
     return sorted({point.name for point in entry_points(group=group)})
+
+
+@frozen
+class Installed:
+    """One entry point, as it is installed."""
+
+    group: str
+    name: str
+    #: What it leads to: `module:attribute`.
+    value: str
+    #: Name and version of the distribution that it comes with; empty where nobody knows.
+    distribution: str
+    #: The hooks that it implements (fossa.plugins only).
+    hooks: tuple[str, ...] = ()
+    #: Why it cannot be loaded; empty where it can.
+    trouble: str = ""
+
+
+def survey(groups: Iterable[str]) -> list[Installed]:
+    """Everything that is installed in some entry-point groups, each loaded if that can be."""
+    found = [point for group in groups for point in entry_points(group=group)]
+    return sorted(map(_surveyed, found), key=lambda one: (one.group, one.name))
+
+
+def _surveyed(point: EntryPoint) -> Installed:
+    distribution = f"{point.dist.name} {point.dist.version}" if point.dist else ""
+    facts = (point.group, point.name, point.value, distribution)
+    try:
+        thing = point.load()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return Installed(*facts, trouble=f"{type(error).__name__}: {error}")
+    hooks = [name for name in HOOKS if hasattr(getattr(thing, name, None), "fossa_impl")]
+    return Installed(*facts, hooks=tuple(hooks) if point.group == GROUPS["PLUGINS"] else ())
 
 
 def look_up(group: str, name: str) -> Any:
@@ -96,6 +136,10 @@ class Hooks:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise PluginError(f"a plugin implements a hook that does not exist: {error}") from None
+        self._tracing = os.environ.get(TRACE, "0") not in ("", "0")
+        if self._tracing:
+            for hook in HOOKS:
+                self._trace(hook)
         self._called = {name: self._implementations(name) for name in HOOKS}
 
     def _register(self, name: str, plugin: Any) -> None:
@@ -120,6 +164,25 @@ class Hooks:
         """(plugin name, function, names of its arguments), the first to be called first."""
         found = reversed(getattr(self._manager.hook, hook).get_hookimpls())
         return [(f.plugin_name, f.function, tuple(f.argnames)) for f in found]
+
+    def _trace(self, hook: str) -> None:
+        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+            implementation.function = self._traced(
+                hook, implementation.plugin_name, implementation.function
+            )
+
+    def _traced(self, hook: str, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def traced(*arguments: Any) -> Any:
+            said, began = "raised", time.perf_counter()
+            try:
+                result = function(*arguments)
+                said = f"returned {result!r:.200}"
+                return result
+            finally:
+                took = (time.perf_counter() - began) * 1000
+                self._logger.info("plugin %s: %s %s in %.3f ms", plugin, hook, said, took)
+
+        return traced
 
     def choose_executor(self, task: Any, executors: Sequence[Any]) -> str | None:
         """The first plugin's choice, or None."""

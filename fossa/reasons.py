@@ -34,6 +34,8 @@ class Reason(StrEnum):
     LOST_NODE = "lost_node"
     #: No executor could run it.
     EXECUTOR = "executor"
+    #: Its source could keep its delivery no longer.
+    LEASE_OVER = "lease_over"
     #: A model made it as a subtask and this node does not accept it.
     REFUSED = "refused"
 
@@ -51,4 +53,9 @@ _CRASHES = {
     Reason.EXECUTOR,
 }
 #: Ends that another attempt would not change.
-POINTLESS_TO_RETRY = {Reason.CANCELLED, Reason.RESULT_TOO_LARGE, Reason.REFUSED}
+POINTLESS_TO_RETRY = {
+    Reason.CANCELLED,
+    Reason.RESULT_TOO_LARGE,
+    Reason.LEASE_OVER,
+    Reason.REFUSED,
+}

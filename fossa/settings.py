@@ -25,7 +25,7 @@ _GONE = {
     "ISOLATED_PROCESSOR": 'use EXECUTORS, e.g. ["local", use("rabbitmq", url=…)]',
 }
 #: In the environment, but not settings: the client's and the worker's own.
-_OTHER_VARIABLES = {"FOSSA_URL", "FOSSA_WORKER_OF", "FOSSA_TEST_SERVICES"}
+_OTHER_VARIABLES = {"FOSSA_URL", "FOSSA_WORKER_OF", "FOSSA_TEST_SERVICES", "FOSSA_TRACE_HOOKS"}
 #: What Kubernetes puts into FOSSA_HTTP_PORT where it has a service named `fossa-http`.
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+")
 

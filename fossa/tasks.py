@@ -13,8 +13,8 @@ from uuid_utils import uuid7
 from fossa.reasons import POINTLESS_TO_RETRY, Reason
 
 __all__ = [
-    "POINTLESS_TO_RETRY", "Attempt", "Delivery", "LogLine", "Origin", "Outcome", "Progress",
-    "Reason", "Record", "Request", "Status", "Task", "Watch", "new_id",
+    "POINTLESS_TO_RETRY", "Attempt", "Delivery", "Lease", "LogLine", "Origin", "Outcome",
+    "Progress", "Reason", "Record", "Request", "Status", "Task", "Watch", "new_id",
 ]  # fmt: skip
 
 JsonObject = Mapping[str, Any]
@@ -215,6 +215,8 @@ class Record:
     progress: Progress = Progress()
     #: True while its model waits for subtasks and holds no slot.
     waiting: bool = False
+    #: True while a required sink has not taken its outcome.
+    owed: bool = False
     #: Position in the ledger: the page cursor.
     seq: int = 0
 
@@ -250,6 +252,17 @@ class Watch(ABC):
 
 
 @frozen(kw_only=True, eq=False)
+class Lease:
+    """For how long a delivery is this node's, where its source takes back what is not renewed."""
+
+    #: Seconds between two renewals; the first is due so long after admission.
+    every: float
+    #: Makes it last longer. One that fails is tried again at the next turn. Raise `LeaseOver` where
+    #: it can be renewed no more: the task then fails, with that as its reason.
+    renew: Callable[[], Awaitable[None]]
+
+
+@frozen(kw_only=True, eq=False)
 class Delivery:
     """A request as a source hands it over, with the means to settle it."""
 
@@ -269,3 +282,9 @@ class Delivery:
     #: Awaited (None: nothing to do) where the node stops before the task has ended: somebody else
     #: should take it.
     give_back: Callable[[], Awaitable[None]] | None = None
+    #: Awaited, with why, where the outcome is recorded and a required sink would not take it. The
+    #: source hands the task over again later, or leaves it to a person. None: `give_back` where
+    #: the source redelivers; else the node goes on offering the outcome, and settles then.
+    reject: Callable[[Outcome, str], Awaitable[None]] | None = None
+    #: Kept from admission until the delivery is settled, given back or rejected.
+    lease: Lease | None = None

@@ -5,6 +5,8 @@ Worth knowing: `no_leaks` looks at every test (`@pytest.mark.may_leak("why")` le
 """
 
 import signal
+import sys
+import textwrap
 from contextlib import AsyncExitStack
 
 import pytest
@@ -60,3 +62,24 @@ async def node(request, start_node):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "settings(**settings): settings of the fixture `node`")
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Installs a distribution of one module, with entry points, for the time of a test."""
+
+    def installed(name, code, entry_points):
+        site = tmp_path / f"site-{name}"
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / f"{name}.py").write_text(textwrap.dedent(code))
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        lines = [f"[{group}]\n{entry}\n" for group, entry in entry_points.items()]
+        (info / "entry_points.txt").write_text("\n".join(lines))
+        monkeypatch.syspath_prepend(site)
+        names.append(name)
+
+    names = []
+    yield installed
+    for name in names:
+        sys.modules.pop(name, None)

@@ -1,8 +1,6 @@
 """Plugins: who may take part, what they may decide, what they may not break."""
 
 import logging
-import sys
-import textwrap
 
 import pytest
 
@@ -309,27 +307,6 @@ async def test_a_plugin_refuses_a_subtask():
 
 
 # third parties
-
-
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Installs a distribution of one module, with entry points, for the time of a test."""
-
-    def installed(name, code, entry_points):
-        site = tmp_path / f"site-{name}"
-        info = site / f"{name}-1.0.dist-info"
-        info.mkdir(parents=True)
-        (site / f"{name}.py").write_text(textwrap.dedent(code))
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        lines = [f"[{group}]\n{entry}\n" for group, entry in entry_points.items()]
-        (info / "entry_points.txt").write_text("\n".join(lines))
-        monkeypatch.syspath_prepend(site)
-        names.append(name)
-
-    names = []
-    yield installed
-    for name in names:
-        sys.modules.pop(name, None)
 
 
 SINK = """

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fossa.testing.executors import ExecutorContract
     from fossa.testing.leaks import LeakGuard
     from fossa.testing.ledgers import LedgerContract
+    from fossa.testing.model_contract import ModelContract
     from fossa.testing.sinks import SinkContract
     from fossa.testing.sources import SourceContract
 
@@ -22,6 +23,7 @@ __all__ = [
     "ComponentContract",
     "ExecutorContract",
     "LedgerContract",
+    "ModelContract",
     "SinkContract",
     "SourceContract",
     # doubles
@@ -44,6 +46,7 @@ _HOMES = {
     "fossa.testing.executors": ("ExecutorContract",),
     "fossa.testing.leaks": ("LeakGuard",),
     "fossa.testing.ledgers": ("LedgerContract",),
+    "fossa.testing.model_contract": ("ModelContract",),
     "fossa.testing.sinks": ("SinkContract",),
     "fossa.testing.sources": ("SourceContract",),
 }

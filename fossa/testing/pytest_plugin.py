@@ -10,14 +10,19 @@ if TYPE_CHECKING:
     from fossa.embed import ThreadedFossa
 
 #: The modules with asserts that should say what they compared.
-_SUITES = ("components", "sources", "executors", "sinks", "ledgers")
+_SUITES = ("components", "sources", "executors", "sinks", "ledgers", "model_contract")
 pytest.register_assert_rewrite(*(f"fossa.testing.{name}" for name in _SUITES))
 
 
 class NodeFactory(Protocol):
-    """What `fossa_node` gives: call it with a config, and with settings that win over it."""
+    """What `fossa_node` gives: call it with a config, and with settings that win over it.
 
-    def __call__(self, config: "type[BaseConfig]", **settings: Any) -> "ThreadedFossa": ...
+    Without a config the node accepts the models of the contract suites, such as `Answers`.
+    """
+
+    def __call__(
+        self, config: "type[BaseConfig] | None" = None, **settings: Any
+    ) -> "ThreadedFossa": ...
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,8 +42,9 @@ def fossa_node(no_leaks: None) -> Iterator[NodeFactory]:
 
     nodes: list[ThreadedFossa] = []
 
-    def start(config: "type[BaseConfig]", **settings: Any) -> ThreadedFossa:
-        node = ThreadedFossa(Fossa(config, **{**_defaults(config), **settings}))
+    def start(config: "type[BaseConfig] | None" = None, **settings: Any) -> ThreadedFossa:
+        chosen = config or _suite_config()
+        node = ThreadedFossa(Fossa(chosen, **{**_defaults(chosen), **settings}))
         node.start()
         nodes.append(node)
         return node
@@ -49,6 +55,12 @@ def fossa_node(no_leaks: None) -> Iterator[NodeFactory]:
             node.stop(timeout=0)
         except NodeStopped:
             continue
+
+
+def _suite_config() -> "type[BaseConfig]":
+    from fossa.testing.components import SuiteConfig
+
+    return SuiteConfig
 
 
 def _defaults(config: "type[BaseConfig]") -> dict[str, Any]:
