@@ -162,6 +162,11 @@ class Guests:
         async def give_back() -> None:
             self._give_back(held)
 
+        async def reject(outcome: Outcome, why: str) -> None:
+            # Sent back by somebody, it is offered to the sinks again, and the model runs no more.
+            await asyncio.shield(self.do(self._bury(held.message, "sink_refused", why)))
+            await ack(outcome)
+
         delivery = Delivery(
             request=request,
             source=self.source,
@@ -170,6 +175,7 @@ class Guests:
             watch=watch,
             ack=ack,
             give_back=give_back,
+            reject=reject,
         )
         try:
             task, _ = await self.node.admit(delivery, reservation)
