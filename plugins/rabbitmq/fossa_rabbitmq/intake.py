@@ -23,7 +23,7 @@ from fossa_rabbitmq.post import Post
 #: Seconds that a message which came without a slot may wait for one.
 SLOT_PATIENCE = 0.02
 #: Seconds between two looks at what waits here too long, and how long that is.
-WATCH_INTERVAL, STALE = 0.05, 0.08
+WATCH_INTERVAL, STALE = 0.05, 0.04
 #: Seconds for which a node that has no slot free goes on listening: short tasks are soon over.
 LINGER = 0.005
 
@@ -45,6 +45,8 @@ class Intake:
         #: Something arrived or was settled: look at what the consumers may still bring.
         self._stirred = asyncio.Event()
         self._stopped = False
+        #: Held by whoever opens or closes consumers: listening and streaming share them.
+        self._changing = asyncio.Lock()
         guests.on_refused = self._refused
         if not post.topology.legacy:
             post.on(wire.PARKED, self._parked)
@@ -125,8 +127,8 @@ class Intake:
     async def _listen(self, channel: Channel) -> None:
         """Wait for whatever comes, while there is a slot for it."""
         listening = [level for level in self._levels if not level.streaming]
-        await self._open(channel, listening, self._slots)
         try:
+            await self._open_all(channel, listening)
             while not channel.closed.done() and not self._stopped:
                 self._stirred.clear()
                 await self._stir_or_busy()
@@ -136,7 +138,7 @@ class Intake:
                     return
         finally:
             if not channel.closed.done():
-                await self._close([level for level in listening if not level.streaming])
+                await self._close(listening, streams=False)
 
     async def _stir_or_busy(self) -> None:
         """Returns once no slot is free, or something has happened."""
@@ -167,23 +169,34 @@ class Intake:
 
     # consumers
 
-    async def _open(self, channel: Channel, levels: list[Level], prefetch: int) -> None:
+    async def _open_all(self, channel: Channel, levels: list[Level]) -> None:
+        """Listen to those of the queues that are not streamed by now."""
         for level in levels:
-            level.unsettled = 0
-            level.consumers += 1
-            level.tag = await channel.consume(
-                level.queue,
-                prefetch=prefetch,
-                on_message=partial(self._on_message, level),
-                on_cancel=self._on_cancel,
-            )
+            async with self._changing:
+                if not level.streaming:
+                    await self._open(channel, level, self._slots)
 
-    async def _close(self, levels: list[Level]) -> None:
-        channel = self._channel
+    async def _open(self, channel: Channel, level: Level, prefetch: int) -> None:
+        level.unsettled = 0
+        level.consumers += 1
+        level.tag = await channel.consume(
+            level.queue,
+            prefetch=prefetch,
+            on_message=partial(self._on_message, level),
+            on_cancel=self._on_cancel,
+        )
+
+    async def _close(self, levels: list[Level], *, streams: bool = True) -> None:
+        """End the consumers of these queues; `streams` False: but for those that stream by now."""
         for level in levels:
-            tag, level.tag = level.tag, None
-            if tag is not None and channel is not None:
-                await channel.cancel(tag)
+            async with self._changing:
+                if streams or not level.streaming:
+                    await self._end_consumer(level)
+
+    async def _end_consumer(self, level: Level) -> None:
+        tag, level.tag = level.tag, None
+        if tag is not None and self._channel is not None:
+            await self._channel.cancel(tag)
 
     def _on_cancel(self, tag: str, why: str) -> None:
         """The broker ended a consumer: the queue was deleted, or its leader went."""
@@ -231,6 +244,7 @@ class Intake:
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
             self._guests.drop_orphans()
+            self._post.tell_of_idleness()
             channel = self._channel
             if channel is None:
                 continue
@@ -247,17 +261,19 @@ class Intake:
     async def _begin_streams(self, channel: Channel) -> None:
         for level in self._levels:
             if level.short and not level.streaming and not self._stopped:
-                await self._close([level])
-                level.streaming = True
-                await self._open(channel, [level], level.ahead(self._slots))
+                async with self._changing:
+                    await self._end_consumer(level)
+                    level.streaming = True
+                    await self._open(channel, level, level.ahead(self._slots))
 
     async def _end_streams(self) -> None:
         """A stream ends where its messages are short no more, or wait here for too long."""
         stale = self._post.fleet.idle and await self._guests.give_back_stale(STALE)
         for level in self._levels:
             if level.streaming and (stale or not level.short):
-                await self._close([level])
-                level.streaming = False
+                async with self._changing:
+                    await self._end_consumer(level)
+                    level.streaming = False
                 level.forget()
                 self._stirred.set()
 

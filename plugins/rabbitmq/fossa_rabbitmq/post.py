@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
@@ -55,6 +55,8 @@ class Post:
         self._handlers: dict[str, list[Handler]] = {}
         self._chores: set[asyncio.Task[Any]] = set()
         self._window = asyncio.Semaphore(WINDOW)
+        #: Whether the others were last told that a slot is free here.
+        self._told_idle = False
         self._confirmed: Channel | None = None
         self._plain: Channel | None = None
         name, logger = node.name, node.logger
@@ -259,7 +261,13 @@ class Post:
         mine = self.node.fleet()[0]
         known = {name: value for name, value in mine.items() if name not in ("last_seen", "this")}
         content = known | ({"hello": True} if hello else {})
+        self._told_idle = _idle(mine)
         self.tell(wire.letter(wire.PRESENCE, content, persistent=False))
+
+    def tell_of_idleness(self) -> None:
+        """Others that think that no slot is free here hold tasks for want of one."""
+        if not self._told_idle and _idle(self.node.status()):
+            self.announce()
 
     async def _say_that_we_are_here(self) -> None:
         while True:
@@ -326,6 +334,10 @@ class Post:
         self._chores.discard(chore)
         if not chore.cancelled() and (error := chore.exception()):
             self.node.logger.error("fossa-rabbitmq failed at a chore", exc_info=error)
+
+
+def _idle(status: Mapping[str, Any]) -> bool:
+    return bool(status["slots_free"] and not status["queued"])
 
 
 @contextmanager

@@ -94,10 +94,11 @@ class Client:
             await client.do(client._connection.close)
             client._thread.shutdown()
 
-    def do(self, work, *arguments):
+    async def do(self, work, *arguments):
         """Something of pika's, in the thread that pika may be used in."""
-        running = asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
-        return asyncio.wait_for(running, PATIENCE + 10)
+        # Not wait_for: until Python 3.12 it may swallow a cancellation, and a caller's deadline.
+        async with asyncio.timeout(PATIENCE + 10):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     def _connect(self):
         parameters = pika.URLParameters(self._url)
