@@ -1,0 +1,234 @@
+"""A node is killed at each step of a delivery; somebody finishes it, and it ends exactly once."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections import Counter
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from faults_support import Book, Far, check, client, outcome_of, plugin, some_nodes, work
+from kill_node import POINTS
+
+from fossa import Status
+from fossa_rabbitmq.guests import Guests
+from fossa_rabbitmq.outbox import Outbox
+from support import until
+
+PROGRAM = Path(__file__).with_name("kill_node.py")
+#: Seconds within which a node is up, and is dead.
+PATIENCE = 30
+#: Killed by the test, while the model runs.
+RUNNING = "running"
+ALL = [*POINTS, RUNNING]
+#: Where it is killed after the model began, and before its outcome is safe.
+BEGUN = {RUNNING, "ended"}
+#: Where the outcome is in its ledger.
+RECORDED = {"outcome_recorded", "replied", "reply_confirmed", "settled"}
+#: Where its reply is with the broker, and the message is not settled: there will be another.
+TWO_REPLIES = {"replied", "reply_confirmed"}
+
+
+@pytest.fixture
+async def nodes(broker, fresh_prefix):
+    """Starts nodes in this process; they stop while the queues still exist."""
+    async with some_nodes() as starter:
+        yield starter
+
+
+@pytest.fixture
+def book(tmp_path):
+    return Book(tmp_path / "journal")
+
+
+@asynccontextmanager
+async def victim(broker, prefix, state, **given):
+    """A node in a process of its own, once it is up."""
+    said = json.dumps({"url": broker.url, "prefix": prefix, "state": str(state), **given})
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(PROGRAM), said, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), PATIENCE)
+        assert line == b"up\n", line
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await asyncio.wait_for(process.wait(), PATIENCE)
+
+
+async def killed(process):
+    assert await asyncio.wait_for(process.wait(), PATIENCE) == -signal.SIGKILL
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Whether the broker said "redelivered", for each message that a node of this process took."""
+    taken = []
+    take = Guests.take
+
+    def noting(guests, held, reservation):
+        taken.append(held.message.redelivered)
+        take(guests, held, reservation)
+
+    monkeypatch.setattr(Guests, "take", noting)
+    return taken
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The outcomes that the parent's node was told of, later ones with them."""
+    told = []
+    ended = Outbox._ended
+
+    def noting(outbox, item, outcome):
+        told.append((item.id, item.attempt, outcome.status, outcome.result_json))
+        ended(outbox, item, outcome)
+
+    monkeypatch.setattr(Outbox, "_ended", noting)
+    return told
+
+
+@pytest.mark.parametrize("point", ALL)
+async def test_a_task_whose_node_is_killed_and_started_again(
+    point, nodes, book, broker, fresh_prefix, tmp_path, taken
+):
+    state = tmp_path / "state"
+    rabbit = plugin(broker.url, fresh_prefix)
+    async with (
+        victim(broker, fresh_prefix, state, point=point) as process,
+        client(broker.url, fresh_prefix, None) as someone,
+    ):
+        await someone.submit(7, book, gate=point == RUNNING)
+        if point == RUNNING:
+            await book.has("begin", 1)
+            process.kill()
+        await killed(process)
+        book.open()
+        again = await nodes.start("again", source=rabbit, STATE_DIR=state, LEDGER="sqlite")
+        replies = await replies_to(someone, 2 if point in TWO_REPLIES else 1)
+        assert all(reply == replies[0] for reply in replies)
+        assert replies[0]["outcome"]["result"] == {"number": 7}
+        await empty(someone, fresh_prefix)
+    # The outcome that was recorded is the answer: nothing is repeated for it.
+    assert len(book.lines("begin")) == (2 if point in BEGUN else 1)
+    assert taken == ([] if point == "settled" else [True])
+    (record,) = await again.governor.page()
+    assert (record.status, record.task.id) == (Status.COMPLETE, replies[0]["task_id"])
+
+
+async def replies_to(someone, count):
+    await until(lambda: len(someone.replies) >= count)
+    replies = []
+    for correlation_id, reply in someone.replies:
+        assert correlation_id == someone.replies[0][0]
+        del reply["node"]
+        replies.append(reply)
+    assert len(replies) == count
+    return replies
+
+
+async def empty(someone, prefix):
+    """Nothing waits in any queue, and nobody holds anything of them."""
+    for queue in ("tasks", "subtasks", "dead"):
+        assert await someone.depth(f"{prefix}.{queue}") == 0
+
+
+@pytest.mark.parametrize("point", ALL)
+async def test_a_subtask_whose_node_is_killed_and_another_is_there(
+    point, nodes, book, broker, fresh_prefix, tmp_path, taken, told
+):
+    rabbit = plugin(broker.url, fresh_prefix)
+    async with victim(broker, fresh_prefix, tmp_path / "state", point=point) as process:
+        a = await nodes.start("a", executor=rabbit, PLUGINS=[Far()])
+        await until(lambda: len(a.governor.fleet()) == 2)
+        handle = await a.submit(**work(book, 1, gate=[0]))
+        if point not in ("received", "admitted", "recorded", "started"):
+            await book.has("begin", 1)
+        if point == RUNNING:
+            process.kill()
+        book.open()
+        await killed(process)
+        await nodes.start("b", source=rabbit)
+        await check(handle, book, 1)
+        await until(lambda: len(told) == (2 if point in TWO_REPLIES else 1))
+    # What the dead node had recorded is of no use to another one.
+    unanswered = point == "outcome_recorded"
+    assert len(book.lines("begin")) == (2 if point in BEGUN | TWO_REPLIES or unanswered else 1)
+    assert taken == ([] if point == "settled" else [True])
+    assert len(set(told)) == 1
+
+
+# the node of a parent
+
+
+async def test_a_parent_whose_node_is_killed_and_that_came_over_rabbitmq(
+    nodes, book, broker, fresh_prefix, tmp_path, quick_presence
+):
+    """It runs anew on another node, once the subtasks of the dead one's have left the slots."""
+    rabbit = plugin(broker.url, fresh_prefix)
+    given = {"presence": quick_presence, "executor": True}
+    async with victim(broker, fresh_prefix, tmp_path / "state", **given) as process:
+        # So that its model makes subtasks for more than its own slots.
+        other = await nodes.start("other", executor=rabbit)
+        await until(lambda: len(other.governor.fleet()) == 2)
+        async with client(broker.url, fresh_prefix, None) as someone:
+            await someone.publish(f"{fresh_prefix}.tasks", work(book, 6, gate=[0, 1, 2, 3]), 1)
+            await book.has("begin", 2)
+            b = await nodes.start("b", source=rabbit, executor=rabbit)
+            await until(lambda: len(b.governor.running()) == 2)
+            orphans = {record.task.id for record in b.governor.running()}
+            process.kill()
+            await killed(process)
+            await until(lambda: not orphans & {r.task.id for r in b.governor.running()})
+            book.open()
+            replies = await replies_to(someone, 1)
+            assert replies[0]["outcome"]["status"] == "complete"
+            await empty(someone, fresh_prefix)
+    assert book.numbers("told") == {str(number): 1 for number in range(6)}
+    assert len(book.lines("whole")) == 1
+    assert max(book.numbers("begin").values()) == 2
+
+
+async def test_a_parent_whose_node_is_killed_and_started_again(
+    nodes, book, broker, fresh_prefix, tmp_path, quick_presence
+):
+    """It came over HTTP: its node takes it up, and does not repeat what was complete."""
+    rabbit = plugin(broker.url, fresh_prefix)
+    given = {
+        "presence": quick_presence,
+        "executor": True,
+        "submit": work(book, 8, seconds=0.2, gate=[4, 5, 6, 7]),
+    }
+    b = await nodes.start("b", source=rabbit, executor=rabbit, SLOTS=1)
+    state = tmp_path / "state"
+    async with victim(broker, fresh_prefix, state, **given) as process:
+        await until(lambda: book.numbers("told").keys() >= {"0", "1", "2", "3"})
+        await until(lambda: len(book.numbers("begin").keys() & set("4567")) == 3)
+        await until(b.governor.running)
+        repeated = book.numbers("begin").keys() & set("4567")
+        (orphan,) = [record.task.id for record in b.governor.running()]
+        process.kill()
+        await killed(process)
+    told = book.numbers("told")
+    a = await nodes.start("a", source=rabbit, executor=rabbit, STATE_DIR=state, LEDGER="sqlite")
+    await until(lambda: orphan not in {r.task.id for r in b.governor.running()})
+    book.open()
+    (record,) = await a.governor.page()
+    handle = await a.task(record.task.id)
+    assert (await outcome_of(handle)).complete
+    assert (await handle.record()).attempts == 2
+    assert book.repeated == repeated
+    assert book.numbers("told") == told + Counter({str(n): 1 for n in range(8)})
+    assert len(book.lines("whole")) == 1
+
+
+@pytest.fixture
+def quick_presence(monkeypatch):
+    """Nodes take each other for gone after a second instead of twelve; seconds between signs."""
+    monkeypatch.setattr("fossa_rabbitmq.post.PRESENCE_INTERVAL", 0.2)
+    monkeypatch.setattr("fossa_rabbitmq.fleet.GONE_AFTER", 1.0)
+    return 0.2
