@@ -137,7 +137,8 @@ class Intake:
                 if self._unheard(listening):
                     return
         finally:
-            if not channel.closed.done():
+            # What is raised here would hide that this is cancelled.
+            with contextlib.suppress(BrokerGone, NoSuchQueue):
                 await self._close(listening, streams=False)
 
     async def _stir_or_busy(self) -> None:
@@ -195,7 +196,7 @@ class Intake:
 
     async def _end_consumer(self, level: Level) -> None:
         tag, level.tag = level.tag, None
-        if tag is not None and self._channel is not None:
+        if tag is not None and self._channel is not None and not self._channel.closed.done():
             await self._channel.cancel(tag)
 
     def _on_cancel(self, tag: str, why: str) -> None:
