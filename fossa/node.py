@@ -109,6 +109,7 @@ class RunningNode(Governor):
             return
         self._state = "stopping"
         self._slots.subtasks_only = True
+        self.look_again()  # sources that wait for a slot, or listen while there is one, hear of it
         await self._drain()
         for live in list(self._live.values()):
             await self._give_back(live)
