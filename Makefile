@@ -85,6 +85,10 @@ test: setup services .venv-0.0.37/.is-set-up ## run the tests (ARGS="-k ledger" 
 .PHONY: chaos
 chaos: setup services ## break a fleet of nodes and its broker, and account for every task (ARGS="--seed 7")
 	$(BIN)/python tests/chaos/run.py $(ARGS)
+ifeq ($(ARGS),)
+	FAULTS_OUTAGE=300 $(BIN)/python -m pytest plugins/rabbitmq/tests/test_broker_faults.py \
+		-k killed_and_comes_back --timeout=600
+endif
 
 .PHONY: lint
 lint: setup ## check style, formatting, types and the direction of imports

@@ -179,7 +179,7 @@ class Governor(Node):
     def _take_up(self, live: LiveTask, *, lost: bool) -> None:
         """Go on with a task of an earlier boot; `lost`: an attempt was under way."""
         live.row.crashes += lost
-        if lost and live.row.crashes >= self.composition.CRASH_ATTEMPTS:
+        if live.row.crashes >= self.composition.CRASH_ATTEMPTS:
             text = f"the node died under it {live.row.crashes} times"
             self._chore(self._end(live, self._outcome_now(live, Reason.LOST_NODE, text)))
         else:

@@ -16,7 +16,7 @@ from fossa.housekeeping import housekeep
 from fossa.live import LiveTask
 from fossa.settling import collect
 from fossa.supervision import supervise
-from fossa.tasks import LogLine, Outcome, Reason, Record, Status
+from fossa.tasks import LogLine, Outcome, Progress, Reason, Record, Status
 
 #: Reading it takes a millisecond, and the pages ask for the status each second.
 _version = cache(version)
@@ -79,7 +79,7 @@ class RunningNode(Governor):
         """Take up the tasks that an earlier boot left without an outcome."""
         for record, crashes in await self._ledger.unfinished():
             if record.task.redelivered:
-                self._await_redelivery(record)
+                await self._await_redelivery(record, crashes)
                 continue
             live = LiveTask(record.task)
             live.row.attempts, live.row.crashes = record.attempts, crashes
@@ -91,10 +91,21 @@ class RunningNode(Governor):
                 continue
             self._take_up(live, lost=record.status is Status.RUNNING)
 
-    def _await_redelivery(self, record: Record) -> None:
+    async def _await_redelivery(self, record: Record, crashes: int) -> None:
         """Its source hands it over again, to this node or another; in a day it has done so."""
-        if time.time() - record.task.accepted > REDELIVERY_DEADLINE:
-            self._ledger.forget(record.task.id)
+        task = record.task
+        if time.time() - task.accepted > REDELIVERY_DEADLINE:
+            self._ledger.forget(task.id)
+            return
+        if record.status is not Status.RUNNING:
+            return
+        live = LiveTask(task)
+        live.row.attempts, live.row.started = record.attempts, record.started
+        live.row.crashes = crashes + 1
+        live.row.progress = Progress(message="the node died: its source delivers it again")
+        live.log_position = await self._ledger.last_log_position(task.id)
+        self._note(live, "WARNING", "the node died; whoever gets the task next begins it again")
+        self._ledger.update(task.id, live.row)
 
     async def stop(self, timeout: float | None = None) -> None:
         """Drain and close. Returns within the timeout (None: DRAIN_TIMEOUT) and a few seconds.

@@ -21,8 +21,10 @@ from faults_support import (
 from fossa_rabbitmq.post import Post
 from support import until
 
-#: Seconds that the broker is gone for, beyond what it takes to start.
-OUTAGE = float(os.environ.get("FAULTS_OUTAGE", "0.5"))
+#: Seconds that the broker is gone for; `make chaos` has it gone for five minutes.
+OUTAGE = float(os.environ.get("FAULTS_OUTAGE", "10"))
+#: Seconds that it takes to start, at the least.
+STARTING = 4.0
 PATIENCE = (
     "application:set_env(rabbit, consumer_timeout, {timeout}), "
     "application:set_env(rabbit, channel_tick_interval, {tick})."
@@ -133,7 +135,7 @@ async def test_a_broker_that_is_killed_and_comes_back(tough_nodes, book, tough, 
     await until(lambda: a.governor.not_ready() and b.governor.not_ready())
     book.open(0)
     await until(lambda: book.numbers("end")["0"])  # it goes on with what it has
-    await asyncio.sleep(OUTAGE)
+    await asyncio.sleep(OUTAGE - STARTING)
     await asyncio.to_thread(tough.start)
     await until(lambda: not a.governor.not_ready() and not b.governor.not_ready(), 30)
     book.open()
@@ -147,7 +149,8 @@ async def test_a_broker_that_has_an_alarm(tough_nodes, book, tough, prefix, monk
     handle = await under_way(tough_nodes, book, a)
     await alarm(tough, True)
     try:
-        await until(lambda: "takes no messages" in "".join(a.governor.not_ready()))
+        for node in (a, b):
+            await until(lambda node=node: "takes no messages" in "".join(node.governor.not_ready()))
         await asyncio.sleep(2)  # long enough for everybody to be taken for gone
         local = await a.submit(**work(Book(book.path.with_name("local")), 10))
         book.open(0)
@@ -157,6 +160,7 @@ async def test_a_broker_that_has_an_alarm(tough_nodes, book, tough, prefix, monk
     book.open()
     await check(handle, book, 30)
     assert (await outcome_of(local)).complete
+    assert not book.repeated
 
 
 async def alarm(broker, on):
@@ -258,13 +262,30 @@ async def test_a_node_that_stops_while_the_broker_is_away(nodes, book, proxy, fr
 
 
 async def test_a_consumer_that_the_broker_loses_patience_with(
-    tough_nodes, book, tough, prefix, patience
+    tough_nodes, book, tough, prefix, patience, caplog
 ):
     a, b = await tough_nodes.pair(tough.url, prefix, SLOTS=2)
     handle = await under_way(tough_nodes, book, a)
-    await asyncio.sleep(4)
+    await until(lambda: "acknowledgement on channel" in caplog.text, 20)
+    await until(lambda: not a.governor.not_ready() and not b.governor.not_ready())
     book.open()
     await check(handle, book, 30)
+
+
+async def test_a_task_that_comes_again_while_it_runs(
+    tough_nodes, book, tough, prefix, patience, caplog
+):
+    """The broker loses patience with a long task: the node adopts what is delivered again."""
+    node = await tough_nodes.start("a", source=plugin(tough.url, prefix), SLOTS=2)
+    async with client(tough.url, prefix, node.governor.logger) as someone:
+        await someone.submit(1, book, gate=True)
+        await until(lambda: "acknowledgement on channel" in caplog.text, 20)
+        await until(lambda: [h for h in held_by(node) if h.message.redelivered and h.task_ids])
+        book.open()
+        assert (await someone.reply(1))["outcome"]["result"] == {"number": 1}
+        await until(lambda: not held_by(node))
+        assert await someone.depth(f"{prefix}.tasks") == 0
+    assert len(book.lines("begin")) == 1
 
 
 @pytest.fixture

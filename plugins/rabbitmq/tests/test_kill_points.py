@@ -9,10 +9,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from faults_support import Book, Far, check, client, outcome_of, plugin, some_nodes, work
+from faults_support import (
+    Book,
+    Far,
+    FaultsConfig,
+    check,
+    client,
+    outcome_of,
+    plugin,
+    some_nodes,
+    until_async,
+    work,
+)
 from kill_node import POINTS
 
-from fossa import Status
+from fossa import Fossa, Status
 from fossa_rabbitmq.guests import Guests
 from fossa_rabbitmq.outbox import Outbox
 from support import until
@@ -160,6 +171,34 @@ async def test_a_subtask_whose_node_is_killed_and_another_is_there(
     assert len(book.lines("begin")) == (2 if point in BEGUN | TWO_REPLIES or unanswered else 1)
     assert taken == ([] if point == "settled" else [True])
     assert len(set(told)) == 1
+
+
+async def test_what_its_source_will_deliver_again_does_not_look_as_if_it_ran(
+    nodes, book, broker, fresh_prefix, tmp_path
+):
+    rabbit = plugin(broker.url, fresh_prefix)
+    durable = {"STATE_DIR": tmp_path / "state", "LEDGER": "sqlite"}
+    async with (
+        victim(broker, fresh_prefix, durable["STATE_DIR"]) as process,
+        client(broker.url, fresh_prefix, None) as someone,
+    ):
+        await someone.submit(1, book, gate=True)
+        await book.has("begin", 1)
+        process.kill()
+        await killed(process)
+        async with Fossa(FaultsConfig, SOURCES=[], **durable) as alone:
+            await until_async(lambda: alone.governor.page(status="queued"))
+            (record,) = await alone.governor.page()
+            assert record.attempts == 1
+            assert record.progress.message == "the node died: its source delivers it again"
+            lines = await alone.governor.logs(record.task.id)
+            assert [line.level for _, line in lines] == ["WARNING"]
+        book.open()
+        again = await nodes.start("again", source=rabbit, **durable)
+        await replies_to(someone, 1)
+        (ended,) = await again.governor.page()
+        assert (ended.task.id, ended.attempts) == (record.task.id, 2)
+        assert ended.outcome.complete
 
 
 # the node of a parent
