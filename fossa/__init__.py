@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fossa.client import Client
     from fossa.config import BaseConfig, Limits, env, secret_file, use
     from fossa.contracts import Executor, LiveAttempt, Node, Reservation, Sink, Source
+    from fossa.documents import outcome_document
     from fossa.embed import Fossa, TaskHandle, ThreadedFossa, ThreadedTaskHandle
     from fossa.errors import (
         ConfigError,
@@ -67,6 +68,7 @@ __all__ = [
     "Watch",
     "hookimpl",
     "new_id",
+    "outcome_document",
     # values
     "Attempt",
     "Delivery",
@@ -100,6 +102,7 @@ _HOMES = {
     "fossa.client": ("Client",),
     "fossa.config": ("BaseConfig", "Limits", "env", "secret_file", "use"),
     "fossa.contracts": ("Executor", "LiveAttempt", "Node", "Reservation", "Sink", "Source"),
+    "fossa.documents": ("outcome_document",),
     "fossa.embed": ("Fossa", "TaskHandle", "ThreadedFossa", "ThreadedTaskHandle"),
     "fossa.errors": (
         "ConfigError",

@@ -100,6 +100,13 @@ class Channel:
             lambda done: self._wire.exchange_declare(name, kind, durable=durable, callback=done),
         )
 
+    async def check_exchange(self, name: str) -> None:
+        """See that the exchange is there: raises NoSuchQueue where it is not."""
+        await self._ask(
+            f"find the exchange {name}",
+            lambda done: self._wire.exchange_declare(name, passive=True, callback=done),
+        )
+
     async def bind(self, queue: str, exchange: str, routing_key: str = "") -> None:
         await self._ask(
             f"bind the queue {queue} to the exchange {exchange}",
