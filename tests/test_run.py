@@ -403,7 +403,7 @@ def test_config_and_models_may_live_in_modules_beside_the_script(place, env):
 
 
 def test_a_config_of_the_module_only_counts_where_it_is_defined_there():
-    from fossa.cli import _configs
+    from fossa.finding import _configs
 
     module = type(sys)("somewhere")
     module.BaseConfig = BaseConfig

@@ -103,11 +103,16 @@ class Outbox:
             self.replies,
             prefetch=_PREFETCH,
             on_message=self._on_reply,
-            on_cancel=lambda _, why: self._post.taking.restart(why),
+            on_cancel=self._on_cancel,
         )
         if lost:
             self.send_again("the queue for replies was lost", begun=True)
         self._post.do(self._look_for_lost(connection, self._parcels(begun=False)))
+
+    def _on_cancel(self, tag: str, why: str) -> None:
+        """Its queue was deleted: by somebody, or by this node as it closes."""
+        if self._post.outbox is self:
+            self._post.taking.restart(why)
 
     async def _look_for_lost(self, connection: Connection, suspects: list[Parcel]) -> None:
         """Send again what was published before a lost connection and is in no queue any more.
