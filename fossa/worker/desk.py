@@ -48,7 +48,8 @@ class Desk:
         self._flushing = threading.Lock()
         self._flushed = 0.0
         self._busy = threading.Event()
-        self._threads = {threading.main_thread()}
+        self._threads = {threading.main_thread(), *channel.threads}
+        self._watching = False
         self._rss = 0
         self._since_rss = RSS_EVERY
 
@@ -122,7 +123,8 @@ class Desk:
 
     def _watch(self) -> None:
         """See to it that nothing waits behind a long attempt."""
-        if len(self._threads) == 1:
+        if not self._watching:
+            self._watching = True
             watcher = threading.Thread(target=self._keep_watch, name="fossa-watch", daemon=True)
             self._threads.add(watcher)
             watcher.start()
