@@ -18,8 +18,9 @@ from fossa.worker import messages
 class Staff(Protocol):
     """Where workers come from, and where they go."""
 
-    #: Why there are none, or not for every model; None where there are.
-    trouble: str | None
+    @property
+    def trouble(self) -> str | None:
+        """Why there are none, or not for every model; None where there are."""
 
     async def take(self, attempt: Attempt, /) -> BootedWorker:
         """A worker for one conversation, which the attempt begins. Raises ExecutorError."""

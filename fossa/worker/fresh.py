@@ -1,7 +1,8 @@
-"""`python -m fossa.worker.fresh [ASKED …]`: a process for one attempt. A node starts it, nobody else.
+"""`python -m fossa.worker.fresh [ASKED …]`: a process for one attempt.
 
-It is spoken to over its standard input and output, which is what every command that starts another
-one passes on. What is asked for goes into its greeting: `place`, `versions`.
+A node's subprocess executor starts it, nobody else. It is spoken to over its standard input and
+output, which is what every command that starts another one passes on. What is asked for goes into
+its greeting: `place`, `versions`.
 """
 
 # ruff: noqa: E402 - the collector rests before anything else is imported
@@ -17,10 +18,13 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 
 from fossa.worker.channel import Channel, ChannelClosed
-from fossa.worker.loading import WORKER_MARK, this_place
+from fossa.worker.identity import this_place, versions
+from fossa.worker.loading import WORKER_MARK
 from fossa.worker.messages import GREETING, PROTOCOL, Boot, Bounds, Signal, ToWorker
 from fossa.worker.serving import serve
 
@@ -73,19 +77,6 @@ def greeting(asked: list[str]) -> bytes:
         "versions": versions() if "versions" in asked else {},
     }
     return GREETING + json.dumps(known).encode() + b"\n"
-
-
-def versions() -> dict[str, str | None]:
-    """Of what an attempt depends on, by name; None: it is not installed as a distribution."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found: dict[str, str | None] = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("ayeaye", "ayeaye-fossa"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 class AttentiveChannel(Channel):
@@ -145,10 +136,26 @@ def bind(bounds: Bounds) -> None:
     """Set what holds for this process and for all that it starts."""
     os.environ[WORKER_MARK] = bounds.mark
     os.environ.pop("PYTHONSAFEPATH", None)
-    if bounds.cpu is not None:
-        resource.setrlimit(resource.RLIMIT_CPU, bounds.cpu)
-    if bounds.open_files is not None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (bounds.open_files, bounds.open_files))
+    cpu, files = bounds.cpu, bounds.open_files
+    with saying(f"nice={bounds.nice}"):
+        if bounds.nice:
+            os.nice(bounds.nice)
+    with saying(f"cpu_seconds={cpu and cpu[0]}"):
+        if cpu is not None:
+            resource.setrlimit(resource.RLIMIT_CPU, cpu)
+    with saying(f"open_files={files}"):
+        if files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+
+@contextmanager
+def saying(what: str) -> Iterator[None]:
+    """Name what could not be set, and end."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        os.write(2, f"{what} cannot be set: {error}\n".encode())
+        os._exit(os.EX_NOPERM)
 
 
 def settle_memory() -> None:

@@ -21,15 +21,6 @@ MAIN = "__mp_main__"
 WORKER_MARK = "FOSSA_WORKER_OF"
 
 
-def this_place() -> str:
-    """The computer and the namespace that process ids of this process belong to, as one text."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return f"{file.read().strip()} {os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return ""
-
-
 class ImportIsEnough(BaseException):
     """Raised where a script that a worker imports goes on to start a node of its own."""
 

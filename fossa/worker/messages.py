@@ -60,6 +60,8 @@ class Bounds(Message, frozen=True):
     cpu: tuple[int, int] | None
     #: File descriptors that may be open at once.
     open_files: int | None
+    #: Added to the process's niceness.
+    nice: int
 
 
 class Signal(Message, frozen=True):
