@@ -1,4 +1,4 @@
-"""The subprocess executor passes the suite that every executor is given, with a prefix or without."""
+"""The subprocess executor passes the suite that every executor is given."""
 
 from fossa.builtin.subprocesses import SubprocessExecutor
 from fossa.testing import ExecutorContract

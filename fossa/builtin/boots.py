@@ -45,6 +45,7 @@ class Boots:
             cpu=None if cpu is None else (cpu, cpu + grace),
             open_files=options.open_files,
             nice=options.nice,
+            direct=not options.prefix,
         )
 
     def _reference(self, name: str) -> Reference:

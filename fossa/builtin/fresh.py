@@ -6,8 +6,10 @@ import os
 import signal
 
 import msgspec
+import psutil
 
-from fossa.builtin.process import BootedWorker, WorkerProcess
+from fossa.builtin.cgroups import Cgroup
+from fossa.builtin.process import BootedWorker, Launch, WorkerProcess
 from fossa.tasks import Reason
 from fossa.worker.messages import GREETING, PROTOCOL, Greeting, Signal, greeting
 
@@ -15,6 +17,8 @@ from fossa.worker.messages import GREETING, PROTOCOL, Greeting, Signal, greeting
 MAX_BEFORE = 1 << 20
 #: Seconds that a prefix has to end once its worker is gone: its status says how that ended.
 PREFIX_GRACE = 1.0
+#: Times that a cgroup is tried to be removed, where something in it still has to end.
+CGROUP_TRIES = 100
 #: A shell's exit status for a signal is this and the signal's number.
 _BY_SIGNAL = 128
 
@@ -26,9 +30,16 @@ class FreshWorker(BootedWorker):
     this node reaches it: what has to arrive goes over the channel.
     """
 
-    def __init__(self, registry: "set[WorkerProcess]", place: str, advice: str) -> None:
+    def __init__(
+        self,
+        registry: "set[WorkerProcess]",
+        place: str,
+        advice: str,
+        cgroup: Cgroup | None = None,
+    ) -> None:
         """Take the `place` of this node's process ids, empty where there is no prefix."""
         super().__init__(registry)
+        self._cgroup = cgroup
         self._place = place
         self._advice = advice
         self.greeting: Greeting | None = None
@@ -37,8 +48,23 @@ class FreshWorker(BootedWorker):
         self._inner = 0
         self._inner_end = -1
         self._cut = False
+        #: What the model has started, where it has to be looked for.
+        self._below: set[psutil.Process] = set()
         #: Nothing that the model started is left: nobody has to look for it.
         self.clean = False
+
+    async def start(self, launch: Launch) -> None:
+        cgroup = self._cgroup
+        if cgroup is None:
+            await super().start(launch)
+            return
+        try:
+            cgroup.make()
+            await super().start(launch)
+            cgroup.add(self.pid)
+        finally:
+            if not self.pid:
+                cgroup.remove()
 
     # the greeting
 
@@ -92,6 +118,8 @@ class FreshWorker(BootedWorker):
         with contextlib.suppress(OSError, AttributeError):
             self._inner_end = os.pidfd_open(pid)
             self._inner = pid
+            if self._cgroup is not None:
+                self._cgroup.add(pid)
             asyncio.get_running_loop().add_reader(self._inner_end, self._inner_ended)
 
     def _inner_ended(self) -> None:
@@ -130,6 +158,8 @@ class FreshWorker(BootedWorker):
         self._forget_inner()
         self._say_before()
         super()._process_ended()
+        if self._cgroup is not None:
+            _remove(self._cgroup, CGROUP_TRIES)
 
     def _goes_on(self) -> bool:
         """Whether the worker may be there though the process that was started is not."""
@@ -147,8 +177,7 @@ class FreshWorker(BootedWorker):
         if not self._place or self.garbage or code < 0:
             return super().cause_of_end()
         if code - _BY_SIGNAL in list(signal.Signals):
-            name = signal.Signals(code - _BY_SIGNAL).name
-            return Reason.SIGNAL, f"signal {name} ended the worker process under the task"
+            return self._killed_by(code - _BY_SIGNAL)
         if code == 0 and self.booted:
             return Reason.SIGNAL, (
                 "the worker process ended under the task, and its prefix does not say how"
@@ -161,18 +190,31 @@ class FreshWorker(BootedWorker):
         self.send(Signal(signal_number))
 
     def terminate(self) -> None:
+        self._look_below()
         if self._elsewhere:
             self.send(Signal(signal.SIGTERM))
         super().terminate()
 
     def kill(self) -> None:
         self.retired = True
-        if self.pid and not (self.ended or self.clean):
-            _kill_below([self._inner or self.pid])
+        if self._cgroup is not None:
+            self._cgroup.kill()
+        self._look_below()
+        for process in self._below:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
         super().kill()
         if self._place and self._transport is not None:
             # What the prefix has put out of reach ends when its channel does.
             self._transport.abort()
+
+    def _look_below(self) -> None:
+        """Remember what is in other process groups, while there is a parent to find it by."""
+        known = self._inner or (self.pid and self._process.returncode is None)
+        if known and not (self.ended or self.clean or self._cgroup):
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(self._inner or self.pid)
+                self._below.update(process.children(recursive=True))
 
     def _signal_group(self, signal_number: int) -> None:
         if not self.pid:
@@ -184,12 +226,7 @@ class FreshWorker(BootedWorker):
             super()._signal_group(signal_number)
 
 
-def _kill_below(pids: list[int]) -> None:
-    """End what these processes have started and is in other sessions."""
-    import psutil  # only where an attempt is cut off, or left something: it is large
-
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
+def _remove(cgroup: Cgroup, tries: int) -> None:
+    """Remove a group as soon as the kernel has buried what was in it."""
+    if not cgroup.remove() and tries:
+        asyncio.get_running_loop().call_later(0.05, _remove, cgroup, tries - 1)

@@ -4,8 +4,10 @@ import asyncio
 import re
 import shlex
 import time
+from pathlib import Path
 
 from fossa.builtin.boots import Boots
+from fossa.builtin.cgroups import Cgroup, not_usable
 from fossa.builtin.conversation import Conversation
 from fossa.builtin.fresh import FreshWorker
 from fossa.builtin.launching import Launcher
@@ -28,6 +30,8 @@ class FreshWorkers:
     def __init__(self, options: Options, node: Node) -> None:
         self._options = options
         self._logger = node.logger
+        models = node.composition.models.values()
+        self._limits_memory = bool(node.composition.memory or any(m.memory for m in models))
         self._launcher = Launcher(options, mark_of(node))
         self._boots = Boots(options, node.composition, mark_of(node))
         self._bounds = self._boots.bounds()
@@ -50,13 +54,14 @@ class FreshWorkers:
             ConfigError: there can be none. A model that it cannot have is `trouble`.
         """
         await asyncio.to_thread(self._launcher.prepare)
+        self._look_at_cgroup()
         here = await asyncio.to_thread(versions)
         self._command = shlex.join([*self._options.prefix, self._launcher.python])
-        self._advice = (
-            f"install this node's version there: {self._command} -m pip install "
-            f"ayeaye-fossa=={here['ayeaye-fossa']}"
+        own = here["ayeaye-fossa"]
+        self._advice = f"install this node's version there: {self._command} -m pip install " + (
+            f"ayeaye-fossa=={own}" if own else "ayeaye-fossa"
         )
-        worker = FreshWorker(self._all, self._place, self._advice)
+        worker = self._worker(None)
         try:
             problems = await self._booted(worker, self._boots.of(self._boots.names), "versions")
         except ExecutorError as error:
@@ -71,7 +76,7 @@ class FreshWorkers:
     async def take(self, attempt: Attempt, /) -> BootedWorker:
         model = attempt.task.model
         boot = self._boot_of.get(model) or self._boot_of.setdefault(model, self._boots.of([model]))
-        worker = FreshWorker(self._all, self._place, self._advice)
+        worker = self._worker(attempt.memory)
         try:
             if problems := await self._booted(worker, boot):
                 raise ExecutorError("; ".join(problems))
@@ -109,6 +114,11 @@ class FreshWorkers:
             await asyncio.sleep(0.005)
         await asyncio.sleep(0)  # for the transports' own last callbacks
 
+    def _worker(self, memory: int | None) -> FreshWorker:
+        root, cpus = self._options.cgroup, self._options.cpus
+        cgroup = None if root is None else Cgroup(Path(root), memory, cpus)
+        return FreshWorker(self._all, self._place, self._advice, cgroup)
+
     async def _booted(self, worker: FreshWorker, boot: Boot, *asked: str) -> list[str]:
         """Start a worker; returns what it could not import. Raises ExecutorError."""
         seconds = self._options.start_timeout
@@ -127,6 +137,16 @@ class FreshWorkers:
     def _remedy(self, problem: str) -> str:
         lacks = _LACKS.search(problem)
         return f". It lacks {lacks[1]}: {self._advice}" if lacks else ""
+
+    def _look_at_cgroup(self) -> None:
+        root = self._options.cgroup
+        if root is None:
+            return
+        controllers = ["memory"] if self._limits_memory else []
+        if self._options.cpus is not None:
+            controllers.append("cpu")
+        if why := not_usable(Path(root), controllers):
+            raise ConfigError(self._options.place, [f"cgroup is {str(root)!r}: it {why}"])
 
     def _compare(self, here: dict[str, str | None], there: dict[str, str | None]) -> None:
         """Name the differences between what is installed there and here."""

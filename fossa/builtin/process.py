@@ -222,8 +222,11 @@ class WorkerProcess(asyncio.Protocol):
         code = self._process.returncode
         if code >= 0:
             return Reason.EXIT, f"the worker process exited with status {code} under the task"
-        name = signal.Signals(-code).name if -code in list(signal.Signals) else str(-code)
-        if -code == signal.SIGKILL and oom_kills() > self._oom_kills:
+        return self._killed_by(-code)
+
+    def _killed_by(self, number: int) -> tuple[Reason, str]:
+        name = signal.Signals(number).name if number in list(signal.Signals) else str(number)
+        if number == signal.SIGKILL and oom_kills() > self._oom_kills:
             return Reason.OUT_OF_MEMORY, "the kernel's out-of-memory killer ended the process"
         return Reason.SIGNAL, f"signal {name} ended the worker process under the task"
 

@@ -3,16 +3,14 @@
 import ctypes
 import gc
 import os
-import signal
 import socket
 import sys
 import traceback
 
 from fossa.worker.channel import Channel, ChannelClosed
+from fossa.worker.kernel import end_with_parent
 from fossa.worker.messages import Boot
 from fossa.worker.serving import serve
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -36,8 +34,7 @@ def main() -> None:
 
 def die_with(parent: int) -> None:
     """Have the kernel end this process when the node's process ends, however it does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != parent:
         os._exit(0)
 

@@ -37,7 +37,10 @@ class Desk:
         capture: Capture,
         interrupts: Interrupts,
         redact: Redaction,
+        *,
+        once: bool = False,
     ) -> None:
+        self._once = once
         self._redact = redact
         self._channel = channel
         self._runner = runner
@@ -111,7 +114,7 @@ class Desk:
             result=msgspec.Raw(self._redact.json(bytes(ending.result))),
             result_is_json=ending.result_is_json,
             failed_subtask=ending.failed_subtask,
-            retire=ending.retire or leftovers(self._threads),
+            retire=ending.retire or leftovers(self._threads, reap=self._once),
             rss=self._memory(finished - started),
         )
 

@@ -24,6 +24,7 @@ from queue import SimpleQueue
 
 from fossa.worker.channel import Channel, ChannelClosed
 from fossa.worker.identity import this_place, versions
+from fossa.worker.kernel import adopt_orphans, end_with_parent
 from fossa.worker.loading import WORKER_MARK
 from fossa.worker.messages import GREETING, PROTOCOL, Boot, Bounds, Signal, ToWorker
 from fossa.worker.serving import serve
@@ -129,13 +130,18 @@ def begin(channel: Channel) -> None:
     if not boot.path:
         own = [path for path in sys.path if path]
         boot.path.extend(own + [path for path in bounds.more_path if path not in own])
-    serve(channel, boot, settle_memory)
+    serve(channel, boot, settle_memory, once=True)
 
 
 def bind(bounds: Bounds) -> None:
     """Set what holds for this process and for all that it starts."""
     os.environ[WORKER_MARK] = bounds.mark
     os.environ.pop("PYTHONSAFEPATH", None)
+    adopt_orphans()
+    if bounds.direct:
+        # Its end closes the channel too, but a model that keeps the interpreter's lock hears of
+        # nothing.
+        end_with_parent()
     cpu, files = bounds.cpu, bounds.open_files
     with saying(f"nice={bounds.nice}"):
         if bounds.nice:

@@ -62,6 +62,8 @@ class Bounds(Message, frozen=True):
     open_files: int | None
     #: Added to the process's niceness.
     nice: int
+    #: Whether the node itself is the process's parent.
+    direct: bool
 
 
 class Signal(Message, frozen=True):

@@ -12,8 +12,15 @@ from fossa.worker.redaction import Redaction
 from fossa.worker.signals import Interrupts
 
 
-def serve(channel: Channel, boot: Boot, settle: Callable[[], None]) -> None:
-    """Run what the governor sends until it closes the channel. `settle` ends the imports."""
+def serve(channel: Channel, boot: Boot, settle: Callable[[], None], *, once: bool = False) -> None:
+    """Run what the governor sends until it closes the channel.
+
+    Args:
+        channel: the governor's.
+        boot: its first message.
+        settle: called once everything has been imported.
+        once: this process will not be used again, whatever the attempt leaves.
+    """
     sys.path[:] = boot.path
     redact = Redaction(boot.secrets.values())
     capture = Capture(channel, boot, redact)
@@ -27,7 +34,7 @@ def serve(channel: Channel, boot: Boot, settle: Callable[[], None]) -> None:
     node_side = NodeSide(resolvers, boot.secrets)
     runner = Runner(channel, models, node_side, capture, boot.max_result_bytes)
     interrupts = Interrupts(channel)
-    desk = Desk(channel, runner, capture, interrupts, redact)
+    desk = Desk(channel, runner, capture, interrupts, redact, once=once)
     capture.install()
     interrupts.install()
     settle()
