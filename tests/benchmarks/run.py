@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import psutil
 from ayeaye.runtime.knowledge import RuntimeKnowledge
+from fresh import fresh_processes
 from rich.console import Console
 from rich.table import Table
 from workloads import Fan, Work, cpu, noop
@@ -160,6 +161,10 @@ class Bench:
                     burnt = sum(r["cpu"] for r in results)
                     efficiency.add(burnt / WORKERS / (time.perf_counter() - began), theirs)
             await node.stop()
+
+    async def w7(self):
+        """Attempts in fresh processes, beside interpreters that import ayeaye."""
+        await fresh_processes(self)
 
     async def w5(self):
         """Memory of an idle node with its workers, before and after many tasks."""
@@ -364,7 +369,7 @@ def machine():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("workloads", nargs="*", metavar="W", help="W1 W2 W3 W5 W6; default: all")
+    parser.add_argument("workloads", nargs="*", metavar="W", help="W1 W2 W3 W5 W6 W7; default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--short", action="store_true", help="one round of a twentieth of the work")
     parser.add_argument(
@@ -379,7 +384,7 @@ def main():
     arguments = parser.parse_args()
     rounds, scale = (1, 0.05) if arguments.short else (arguments.rounds, 1.0)
     bench = Bench(rounds, scale, arguments.clean_python)
-    for name in arguments.workloads or ["W1", "W2", "W3", "W5", "W6"]:
+    for name in arguments.workloads or ["W1", "W2", "W3", "W5", "W6", "W7"]:
         asyncio.run(getattr(bench, name.lower())())
     if arguments.json:
         print(
