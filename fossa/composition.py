@@ -129,6 +129,7 @@ class _Composer:
             "state_dir": self._state_dir(),
         }
         self._check_members()
+        self._check_routes(parts["executors"], parts["models"])
         if mistakes := settings.mistakes():
             raise ConfigError(place, mistakes)
         name = settings["NODE_NAME"] or socket.gethostname()
@@ -211,6 +212,29 @@ class _Composer:
             for member in self._settings[setting]:
                 if not fine(member):
                     self._wrong(f"{setting} has a {type(member).__name__}: it should be {wanted}")
+
+    def _check_routes(self, executors: tuple[Executor, ...], models: Mapping[str, Model]) -> None:
+        """Whether each model has its executor, among the local ones."""
+        local = [executor for executor in executors if not executor.remote]
+        named: dict[str, Executor] = {}
+        for executor in local:
+            for name in executor.models or ():
+                if name not in models:
+                    self._wrong(
+                        f"EXECUTORS: {executor.name} is for the model {name!r:.100}, which is not "
+                        f"in ACCEPTED_MODEL_CLASSES{did_you_mean(name, models)}"
+                    )
+                elif named.setdefault(name, executor) is not executor:
+                    self._wrong(
+                        f"EXECUTORS: {named[name].name} and {executor.name} are both for the "
+                        f"model {name}: leave it to one of them"
+                    )
+        if local and all(executor.models is not None for executor in local):
+            for name in models.keys() - named.keys():
+                self._wrong(
+                    f"EXECUTORS: none is for the model {name}: name it in the `models` of one, "
+                    'or add "local"'
+                )
 
     # models
 

@@ -60,7 +60,7 @@ class Use:
     options: Mapping[str, Any] = field(repr=False)
 
 
-def use(name: str, **options: Any) -> Use:
+def use(name: str, /, **options: Any) -> Use:
     """The installed component of that name, constructed with these options.
 
     Options may be, or have in their lists and dicts, `env(…)` and `secret_file(…)`; these are

@@ -7,7 +7,7 @@ reverse once it has drained.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -56,6 +56,9 @@ class Executor(Component, ABC):
 
     #: Whether the attempt runs on some other node, in that node's slot.
     remote: bool = False
+    #: For a local one: names of the models whose attempts it gets, before other local ones do.
+    #: None: of those that no other one names.
+    models: "Collection[str] | None" = None
     #: Short attempts of one tenure that it is given at once, at the most; 1: it wants them singly.
     chunk: int = 1
 

@@ -306,9 +306,9 @@ class Governor(Node):
             raise FossaError(f"a plugin chose the executor {name!r}, which this node lacks")
         chosen = self._executors[name] if name is not None else None
         if live.near or live.from_afar:
-            return chosen if chosen and not chosen.remote else self._slots.near
+            return chosen if chosen and not chosen.remote else self._slots.near(live)
         if chosen is None and live.top_level:
-            return self._slots.near
+            return self._slots.near(live)
         return chosen
 
     def _start(self, live: LiveTask, slot: Slot, executor: Executor) -> None:

@@ -35,7 +35,9 @@ def fossa_choose_executor(task: "Task", executors: "Sequence[Executor]") -> "str
 
     Returns:
         The name of one of them, or None to leave it to the next plugin. Where all leave it, a
-        subtask goes to the first remote executor and everything else to the first local one.
+        subtask goes to the first remote executor or stays here, whichever has room first, and
+        everything else stays here: with the local executor whose `models` name its model, else
+        with the first local one that names none.
 
     Raising makes the attempt a crash with the reason `executor`.
     """

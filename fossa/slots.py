@@ -114,8 +114,9 @@ class Slots:
         self.subtasks_only = True
         self.held: set[Slot] = set()
         self.reservations: set[SlotReservation] = set()
-        #: For tasks that no plugin has sent elsewhere, and that stay here.
-        self.near = min(executors, key=lambda e: e.remote)
+        local = [e for e in executors if not e.remote] or list(executors)
+        self._near = {name: e for e in reversed(local) for name in e.models or ()}
+        self._near_by_default = next((e for e in local if e.models is None), local[0])
         self._remote = [e for e in executors if e.remote]
         #: By remote executor: the shares of work that other nodes have.
         self._away: dict[str, set[Slot]] = {e.name: set() for e in self._remote}
@@ -166,8 +167,12 @@ class Slots:
             self._fill_far(executor)
         self._tell()
 
+    def near(self, live: "LiveTask") -> Executor:
+        """For a task that no plugin has sent elsewhere, and that stays here."""
+        return self._near.get(live.task.model, self._near_by_default)
+
     def _here(self, live: "LiveTask") -> Executor:
-        return live.executor or self.near
+        return live.executor or self.near(live)
 
     def _fill_far(self, executor: Executor) -> None:
         away = self._away[executor.name]
@@ -287,15 +292,20 @@ class Slots:
         place = executor.name if executor.remote else HERE
         if live.lane is None or live.parent is None:
             follower = self.queue.peek(place)
-            if follower is None or not self.durations.alike(live, follower):
+            if follower is None or not self._may_follow(live, follower, executor):
                 return None
             return self.queue.pop(place)
         sibling = live.parent.waiting_child(leave_in=True)
-        if sibling is None or not self.durations.alike(live, sibling):
+        if sibling is None or not self._may_follow(live, sibling, executor):
             return None
         live.parent.waiting_child()
         sibling.join_lane(live.lane)
         return sibling
+
+    def _may_follow(self, live: "LiveTask", other: "LiveTask", executor: Executor) -> bool:
+        """Whether one is like the other, and not another executor's."""
+        its_own = other.executor or (executor if executor.remote else self.near(other))
+        return its_own is executor and self.durations.alike(live, other)
 
     def _wake_one(self) -> bool:
         """Give a free slot to a waiting parent, if there is one."""

@@ -72,13 +72,17 @@ class Member:
 class Conversation:
     """What is said with one worker while attempts of one tenure run in it, one after another."""
 
-    def __init__(self, composition: Composition, isolation: str, do: Callable[[Any], None]) -> None:
+    def __init__(
+        self, composition: Composition, isolation: str, do: Callable[[Any], object]
+    ) -> None:
         self._composition = composition
         self._do = do
         self.isolation = isolation
         #: Whether further attempts may join.
         self.open = True
         self.worker: BootedWorker
+        #: Finds it a worker, and sees it through.
+        self.holding: asyncio.Task[Any]
         #: Attempts whose end has not come, by number, in the order in which they run.
         self.members: dict[int, Member] = {}
         self.joined = 0

@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from fossa.tasks import Reason
 from fossa.worker.loading import WORKER_MARK
-from fossa.worker.messages import Boot, Frames, FromWorker, Message, frame, from_worker
+from fossa.worker.messages import Frames, FromWorker, Message, frame, from_worker
 
 #: Seconds that a new worker has to import the models.
 BOOT_DEADLINE = 60.0
@@ -22,8 +22,30 @@ BOOT_DEADLINE = 60.0
 _CHUNK = 1 << 16
 
 
+#: Starts a process, given its end of the channel and where its raw output goes.
+Launch = Callable[[int, int], "subprocess.Popen[bytes]"]
+
+
+def launch_worker(mark: str) -> Launch:
+    """Starts a `python -m fossa.worker` with this interpreter; `mark` is in its environment."""
+
+    def launch(channel: int, output: int) -> "subprocess.Popen[bytes]":
+        # start_new_session: its own process group, which a terminal's Ctrl-C does not reach.
+        return subprocess.Popen(
+            [sys.executable, "-m", "fossa.worker", str(channel), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(channel,),
+            start_new_session=True,
+            env={**os.environ, WORKER_MARK: mark, "PYTHONUNBUFFERED": "1"},
+        )
+
+    return launch
+
+
 class WorkerProcess(asyncio.Protocol):
-    """A `python -m fossa.worker` in a session and process group of its own.
+    """A worker in a session and process group of its own.
 
     Callbacks: `on_message` for each message, `on_output` for each line that was written straight
     to file descriptor 1 or 2, `on_end` once, when the process is gone.
@@ -50,22 +72,13 @@ class WorkerProcess(asyncio.Protocol):
         self._output = b""
         self._oom_kills = oom_kills()
 
-    async def start(self, mark: str, python: str = sys.executable) -> None:
+    async def start(self, launch: Launch) -> None:
         """Start the process. Its boot message is the caller's to send."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         read_end, write_end = os.pipe()
         try:
-            # start_new_session: its own process group, which a terminal's Ctrl-C does not reach.
-            self._process = subprocess.Popen(
-                [python, "-m", "fossa.worker", str(theirs.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=write_end,
-                stderr=write_end,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-                env=_environment(mark),
-            )
+            self._process = launch(theirs.fileno(), write_end)
         except BaseException:
             ours.close()
             os.close(read_end)
@@ -166,6 +179,8 @@ class WorkerProcess(asyncio.Protocol):
         self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, signal_number: int) -> None:
+        if not self.pid:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal_number)
 
@@ -207,14 +222,13 @@ class WorkerProcess(asyncio.Protocol):
         code = self._process.returncode
         if code >= 0:
             return Reason.EXIT, f"the worker process exited with status {code} under the task"
-        name = signal.Signals(-code).name if -code in list(signal.Signals) else str(-code)
-        if -code == signal.SIGKILL and oom_kills() > self._oom_kills:
+        return self._killed_by(-code)
+
+    def _killed_by(self, number: int) -> tuple[Reason, str]:
+        name = signal.Signals(number).name if number in list(signal.Signals) else str(number)
+        if number == signal.SIGKILL and oom_kills() > self._oom_kills:
             return Reason.OUT_OF_MEMORY, "the kernel's out-of-memory killer ended the process"
         return Reason.SIGNAL, f"signal {name} ended the worker process under the task"
-
-
-def _environment(mark: str) -> Mapping[str, str]:
-    return {**os.environ, WORKER_MARK: mark, "PYTHONUNBUFFERED": "1"}
 
 
 def _ignore(_: object) -> None:
@@ -233,8 +247,16 @@ def oom_kills() -> int:
 class BootedWorker(WorkerProcess):
     """A worker process that has said that it is ready, or has ended."""
 
-    async def boot(self, mark: str, boot: Boot) -> list[str]:
-        """Start it and wait for it; returns what it could not import."""
+    async def boot(
+        self, launch: Launch, messages: Sequence[Message], deadline: float = BOOT_DEADLINE
+    ) -> list[str]:
+        """Start it, send it the messages and wait for it; returns what it could not import.
+
+        Raises:
+            OSError: it could not be started.
+            RuntimeError: it ended.
+            TimeoutError: it was not ready after `deadline` seconds.
+        """
         ready: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         output: list[str] = []
 
@@ -249,11 +271,12 @@ class BootedWorker(WorkerProcess):
                 ready.exception()  # a boot that was cancelled asks for it no more
 
         self.on_message, self.on_end, self.on_output = on_message, on_end, output.append
-        await self.start(mark)
-        self.send(boot)
+        await self.start(launch)
+        for message in messages:
+            self.send(message)
         self.started = time.monotonic()
         try:
-            problems = await asyncio.wait_for(ready, BOOT_DEADLINE)
+            problems = await asyncio.wait_for(ready, deadline)
         except BaseException:
             self.kill()
             raise

@@ -7,10 +7,11 @@ import time
 from collections import deque
 
 from fossa.builtin.conversation import Conversation
-from fossa.builtin.process import BootedWorker, WorkerProcess
+from fossa.builtin.process import BootedWorker, WorkerProcess, launch_worker
 from fossa.composition import Composition
 from fossa.contracts import Node
 from fossa.errors import ExecutorError
+from fossa.tasks import Attempt
 from fossa.worker import messages
 from fossa.worker.loading import main_of_this_process, reference_to
 
@@ -23,8 +24,7 @@ class Workers:
         self._composition = composition
         self._logger = node.logger
         self._boot = boot_message(composition)
-        #: In the environment of every process that a worker starts.
-        self._mark = str(composition.state_dir or node.id)
+        self._launch = launch_worker(mark_of(node))
         self._idle: deque[BootedWorker] = deque()
         self._all: set[WorkerProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
@@ -49,7 +49,7 @@ class Workers:
             await asyncio.sleep(0.005)
         await asyncio.sleep(0)  # for the transports' own last callbacks
 
-    async def take(self) -> BootedWorker:
+    async def take(self, _attempt: Attempt) -> BootedWorker:
         """A worker for one conversation: an idle one, or the next that is ready."""
         while self._idle:
             worker = self._idle.pop()
@@ -88,7 +88,7 @@ class Workers:
     async def _start(self) -> None:
         worker = BootedWorker(self._all)
         try:
-            problems = await worker.boot(self._mark, self._boot)
+            problems = await worker.boot(self._launch, [self._boot])
         except (OSError, RuntimeError, TimeoutError) as error:
             self._failed(f"a worker process cannot be started: {error}")
             return
@@ -144,6 +144,11 @@ class Workers:
         if self._wanted or len(self._idle) < self._composition.slots:
             return ""
         return "there are enough"
+
+
+def mark_of(node: Node) -> str:
+    """What is in the environment of every process that a worker of the node starts."""
+    return str(node.composition.state_dir or node.id)
 
 
 def boot_message(composition: Composition) -> messages.Boot:

@@ -3,19 +3,14 @@
 import ctypes
 import gc
 import os
-import signal
 import socket
 import sys
 import traceback
 
-from fossa.worker.capture import Capture
 from fossa.worker.channel import Channel, ChannelClosed
-from fossa.worker.loading import Loader
-from fossa.worker.messages import Boot, Ready
-from fossa.worker.redaction import Redaction
-from fossa.worker.signals import Interrupts
-
-_PR_SET_PDEATHSIG = 1
+from fossa.worker.kernel import end_with_parent
+from fossa.worker.messages import Boot
+from fossa.worker.serving import serve
 
 
 def main() -> None:
@@ -25,7 +20,9 @@ def main() -> None:
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     status = 0
     try:
-        serve(channel)
+        boot = channel.receive()
+        assert isinstance(boot, Boot), boot
+        serve(channel, boot, settle_memory)
     except (ChannelClosed, BrokenPipeError, ConnectionResetError):
         pass
     except BaseException:
@@ -37,8 +34,7 @@ def main() -> None:
 
 def die_with(parent: int) -> None:
     """Have the kernel end this process when the node's process ends, however it does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != parent:
         os._exit(0)
 
@@ -49,31 +45,6 @@ def settle_memory() -> None:
     gc.freeze()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
-
-
-def serve(channel: Channel) -> None:
-    """Run what the governor sends until it closes the channel."""
-    boot = channel.receive()
-    assert isinstance(boot, Boot), boot
-    sys.path[:] = boot.path
-    redact = Redaction(boot.secrets.values())
-    capture = Capture(channel, boot, redact)
-    loader = Loader(boot.main_file, boot.main_module)
-    models = loader.load_all(boot.models)
-    resolvers = loader.load_all(boot.resolvers)
-    # Only now, with the config's own path: this imports ayeaye.
-    from fossa.worker.desk import Desk
-    from fossa.worker.run import NodeSide, Runner
-
-    node_side = NodeSide(resolvers, boot.secrets)
-    runner = Runner(channel, models, node_side, capture, boot.max_result_bytes)
-    interrupts = Interrupts(channel)
-    desk = Desk(channel, runner, capture, interrupts, redact)
-    capture.install()
-    interrupts.install()
-    settle_memory()
-    channel.send(Ready(os.getpid(), loader.problems))
-    desk.work()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The worker's end of the socket pair: blocking, and safe to send on from any thread."""
 
-import socket
 import threading
+from typing import Protocol
 
 from fossa.worker.messages import Frames, Message, ToWorker, frame, to_worker
 
@@ -10,11 +10,20 @@ class ChannelClosed(Exception):
     """The governor is gone."""
 
 
-class Channel:
-    """Whole messages over a stream socket."""
+class Stream(Protocol):
+    """What a channel needs of a socket."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
+    def recv(self, most: int, /) -> bytes: ...
+    def sendall(self, data: bytes, /) -> object: ...
+
+
+class Channel:
+    """Whole messages over a stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        #: Threads of the channel's own.
+        self.threads: set[threading.Thread] = set()
         self._frames = Frames()
         self._ready: list[bytes] = []
         self._sending = threading.RLock()
@@ -27,12 +36,12 @@ class Channel:
         data = frame(message)
         if threading.get_ident() != self._main:
             with self._sending:
-                self._socket.sendall(data)
+                self._stream.sendall(data)
             return
         self._main_is_sending = True
         try:
             with self._sending:
-                self._socket.sendall(data)
+                self._stream.sendall(data)
         finally:
             self._main_is_sending = False
         if self._deferred is not None:
@@ -53,7 +62,7 @@ class Channel:
     def receive(self) -> ToWorker:
         """The next message. Raises `ChannelClosed` at the end of the stream."""
         while not self._ready:
-            data = self._socket.recv(1 << 18)
+            data = self._stream.recv(1 << 18)
             if not data:
                 raise ChannelClosed
             self._ready = list(self._frames.feed(data))

@@ -37,7 +37,10 @@ class Desk:
         capture: Capture,
         interrupts: Interrupts,
         redact: Redaction,
+        *,
+        once: bool = False,
     ) -> None:
+        self._once = once
         self._redact = redact
         self._channel = channel
         self._runner = runner
@@ -48,7 +51,8 @@ class Desk:
         self._flushing = threading.Lock()
         self._flushed = 0.0
         self._busy = threading.Event()
-        self._threads = {threading.main_thread()}
+        self._threads = {threading.main_thread(), *channel.threads}
+        self._watching = False
         self._rss = 0
         self._since_rss = RSS_EVERY
 
@@ -110,7 +114,7 @@ class Desk:
             result=msgspec.Raw(self._redact.json(bytes(ending.result))),
             result_is_json=ending.result_is_json,
             failed_subtask=ending.failed_subtask,
-            retire=ending.retire or leftovers(self._threads),
+            retire=ending.retire or leftovers(self._threads, reap=self._once),
             rss=self._memory(finished - started),
         )
 
@@ -122,7 +126,8 @@ class Desk:
 
     def _watch(self) -> None:
         """See to it that nothing waits behind a long attempt."""
-        if len(self._threads) == 1:
+        if not self._watching:
+            self._watching = True
             watcher = threading.Thread(target=self._keep_watch, name="fossa-watch", daemon=True)
             self._threads.add(watcher)
             watcher.start()

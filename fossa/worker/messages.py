@@ -1,4 +1,4 @@
-"""What a governor and its worker processes say to each other, over one socket pair.
+"""What a governor and its worker processes say to each other, over one socket pair or two pipes.
 
 A frame is its length (four bytes, big-endian) and that many bytes of JSON: an array with the
 message's name first. Both ends check every message against the types below.
@@ -11,6 +11,10 @@ from typing import Any
 import msgspec
 
 _HEADER = struct.Struct(">I")
+#: Raised with every change of the messages: a fresh worker may be another installation's.
+PROTOCOL = 1
+#: What a fresh worker writes before its greeting, which is a line of JSON; frames follow.
+GREETING = b"\x00fossa-worker "
 #: A frame larger than this is taken for garbage.
 MAX_FRAME = 1 << 30
 
@@ -43,6 +47,40 @@ class Boot(Message, frozen=True):
     max_result_bytes: int
     max_log_lines: int
     max_log_bytes: int
+
+
+class Bounds(Message, frozen=True):
+    """To a fresh worker, before its boot: what binds the process."""
+
+    #: In the environment of every process that the model starts.
+    mark: str
+    #: Directories that come after the interpreter's own.
+    more_path: list[str]
+    #: Seconds of processor time after which the model is asked to stop, and is made to.
+    cpu: tuple[int, int] | None
+    #: File descriptors that may be open at once.
+    open_files: int | None
+    #: Added to the process's niceness.
+    nice: int
+    #: Whether the node itself is the process's parent.
+    direct: bool
+
+
+class Signal(Message, frozen=True):
+    """To a fresh worker: send yourself this signal. It reaches what no process here can."""
+
+    number: int
+
+
+class Greeting(msgspec.Struct, frozen=True):
+    """From a fresh worker, first: who speaks. Any version's has a protocol."""
+
+    protocol: int
+    pid: int = 0
+    #: Names the computer and the process namespace that the pid belongs to; empty: not asked for.
+    place: str = ""
+    #: Names what is installed there to its version; empty: not asked for.
+    versions: dict[str, str | None] = {}
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
@@ -181,12 +219,13 @@ class GivenBack(Message, frozen=True):
     numbers: list[int]
 
 
-ToWorker = Boot | Runs | SubtaskOutcomes | Awake
+ToWorker = Boot | Bounds | Runs | SubtaskOutcomes | Awake | Signal
 FromWorker = Ready | Log | Progressed | Planned | Subtasks | Rest | Wake | Dones | GivenBack
 
 _encoder = msgspec.json.Encoder()
 to_worker: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(ToWorker)
 from_worker: msgspec.json.Decoder[FromWorker] = msgspec.json.Decoder(FromWorker)
+greeting: msgspec.json.Decoder[Greeting] = msgspec.json.Decoder(Greeting)
 
 
 def frame(message: Message) -> bytes:

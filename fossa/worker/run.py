@@ -289,13 +289,19 @@ def memory_limited(limit: int | None) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def leftovers(own: set[threading.Thread]) -> str:
-    """What a model left running in this process, besides its `own` threads; empty for nothing."""
+def leftovers(own: set[threading.Thread], *, reap: bool = False) -> str:
+    """What a model left running in this process, besides its `own` threads; empty for nothing.
+
+    A child that has ended and was not waited for hides those that run, unless it may be reaped.
+    """
     others = [t for t in threading.enumerate() if t not in own and t.is_alive()]
     if others:
         return f"the model left a thread running: {others[0].name}"
+    how = os.WEXITED | os.WNOHANG | (0 if reap else os.WNOWAIT)
     try:
-        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        while (ended := os.waitid(os.P_ALL, 0, how)) is not None and reap:
+            pass
+        if ended is None:
             return "the model left a process running"
     except ChildProcessError:
         pass

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ayeaye.runtime.knowledge import RuntimeKnowledge
 from figures import Bench, pss
+from fresh import fresh_processes
 from workloads import Fan, Work, cpu, noop
 
 from fossa import BaseConfig, Fossa
@@ -161,6 +162,10 @@ class Local(Bench):
                 pages.add(rates["long"], rates["short"])
             for node in nodes:
                 await node.stop()
+
+    async def p1(self):
+        """Attempts in fresh processes, beside interpreters that import ayeaye."""
+        await fresh_processes(self)
 
 
 def _rate(count, work):
