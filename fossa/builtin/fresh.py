@@ -137,6 +137,8 @@ class FreshWorker(BootedWorker):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cut = True
+        if not self.ended:
+            self._receive_rest()
         if not self._place or self.retired:
             super().connection_lost(exc)
         elif not self.ended:
@@ -156,10 +158,13 @@ class FreshWorker(BootedWorker):
             asyncio.get_running_loop().remove_reader(self._pidfd)
             return
         self._forget_inner()
-        self._say_before()
         super()._process_ended()
         if self._cgroup is not None:
             _remove(self._cgroup, CGROUP_TRIES)
+
+    def _receive_rest(self) -> None:
+        super()._receive_rest()
+        self._say_before()
 
     def _goes_on(self) -> bool:
         """Whether the worker may be there though the process that was started is not."""

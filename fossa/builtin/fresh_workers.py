@@ -3,7 +3,6 @@
 import asyncio
 import re
 import shlex
-import time
 from pathlib import Path
 
 from fossa.builtin.boots import Boots
@@ -11,7 +10,7 @@ from fossa.builtin.cgroups import Cgroup, not_usable
 from fossa.builtin.conversation import Conversation
 from fossa.builtin.fresh import FreshWorker
 from fossa.builtin.launching import Launcher
-from fossa.builtin.process import BootedWorker, WorkerProcess
+from fossa.builtin.process import BootedWorker, WorkerProcess, gone
 from fossa.builtin.subprocess_options import Options
 from fossa.builtin.workers import mark_of
 from fossa.contracts import Node
@@ -102,17 +101,11 @@ class FreshWorkers:
         self._closing = True
         for worker in list(self._all):
             worker.kill()
-        await self._gone()
+        await gone(self._all)
 
     async def _end(self, worker: FreshWorker) -> None:
         worker.kill()
-        await self._gone()
-
-    async def _gone(self) -> None:
-        deadline = time.monotonic() + 5
-        while self._all and time.monotonic() < deadline:
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0)  # for the transports' own last callbacks
+        await gone(self._all)
 
     def _worker(self, memory: int | None) -> FreshWorker:
         root, cpus = self._options.cgroup, self._options.cpus

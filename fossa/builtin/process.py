@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -117,6 +117,7 @@ class WorkerProcess(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.ended:
             return
+        self._receive_rest()
         if not exc:
             self.kill()
         if self._pidfd < 0:
@@ -206,13 +207,8 @@ class WorkerProcess(asyncio.Protocol):
 
     def _receive_rest(self) -> None:
         """Take what the process sent before it ended and the loop has not read yet."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        sock = self._transport.get_extra_info("socket")
-        if sock is None:
-            return
         with contextlib.suppress(OSError):
-            while data := os.read(sock.fileno(), 1 << 18):
+            while data := self._socket.recv(1 << 18):
                 self.data_received(data)
 
     def cause_of_end(self) -> tuple[Reason, str]:
@@ -229,6 +225,14 @@ class WorkerProcess(asyncio.Protocol):
         if number == signal.SIGKILL and oom_kills() > self._oom_kills:
             return Reason.OUT_OF_MEMORY, "the kernel's out-of-memory killer ended the process"
         return Reason.SIGNAL, f"signal {name} ended the worker process under the task"
+
+
+async def gone(workers: Collection[WorkerProcess]) -> None:
+    """Return once all that were killed are gone, or after five seconds."""
+    deadline = time.monotonic() + 5
+    while workers and time.monotonic() < deadline:
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0)  # for the transports' own last callbacks
 
 
 def _ignore(_: object) -> None:

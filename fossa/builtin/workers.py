@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import sys
-import time
 from collections import deque
 
 from fossa.builtin.conversation import Conversation
-from fossa.builtin.process import BootedWorker, WorkerProcess, launch_worker
+from fossa.builtin.process import BootedWorker, WorkerProcess, gone, launch_worker
 from fossa.composition import Composition
 from fossa.contracts import Node
 from fossa.errors import ExecutorError
@@ -44,10 +43,7 @@ class Workers:
             self._wanted.popleft().cancel()
         if self._starting:
             await asyncio.wait(self._starting, timeout=5)
-        deadline = time.monotonic() + 5
-        while self._all and time.monotonic() < deadline:
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0)  # for the transports' own last callbacks
+        await gone(self._all)
 
     async def take(self, _attempt: Attempt) -> BootedWorker:
         """A worker for one conversation: an idle one, or the next that is ready."""
