@@ -25,6 +25,7 @@ from fossa.errors import (
     QueueFull,
     TaskRefused,
     TooLate,
+    UnknownTask,
 )
 from fossa.ledger import Ledger
 from fossa.live import LiveTask
@@ -170,10 +171,12 @@ class Governor(Node):
 
     async def _revive(self, record: Record) -> None:
         """A task that this node lost when it died has come again."""
+        crashes = await self._ledger.crashes(record.task.id)
+        # From here to the delivery's adoption nothing is awaited: nobody can withdraw it between.
         live = LiveTask(record.task)
         self._live[live.task.id] = live
         live.row.attempts, live.row.started = record.attempts, record.started
-        live.row.crashes = await self._ledger.crashes(record.task.id)
+        live.row.crashes = crashes
         self._take_up(live, lost=record.status is Status.RUNNING)
 
     def _take_up(self, live: LiveTask, *, lost: bool) -> None:
@@ -188,8 +191,14 @@ class Governor(Node):
     async def _settle_again(self, task: Task, delivery: Delivery) -> None:
         live = LiveTask(task, delivery=delivery)
         self._keep(live, delivery)
-        outcome = await self.outcome(task.id)
-        live.row.outcome, live.row.owed = outcome, (await self.record(task.id)).owed
+        try:
+            outcome = await self.outcome(task.id)
+            live.row.owed = (await self.record(task.id)).owed
+        except (NodeStopped, UnknownTask):
+            # It has left this node meanwhile: whoever has it next settles with its outcome.
+            await self._deliveries.give_back(task.id, delivery)
+            return
+        live.row.outcome = outcome
         if live.row.owed:
             await self._settle(live, outcome)
         else:

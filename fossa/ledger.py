@@ -210,6 +210,8 @@ class Ledger:
         self._inserts: dict[str, tuple[Task, StateRow]] = {}
         self._updates: dict[str, StateRow] = {}
         self._deletes: set[str] = set()
+        #: What the commit under way deletes.
+        self._going: set[str] = set()
         self._paid: set[str] = set()
         self._logs: list[tuple[Any, ...]] = []
         self._waiters: list[asyncio.Future[None]] = []
@@ -299,6 +301,7 @@ class Ledger:
                 continue
             batch = self._take()
             documents = batch.documents()
+            self._going = batch.deletes
             try:
                 await loop.run_in_executor(self._write_thread, self._commit, documents)
             except sqlite3.Error as error:
@@ -311,7 +314,7 @@ class Ledger:
                 delay = min(delay * 2, 5.0)
                 self._wake.set()
                 continue
-            self.trouble, delay = None, 0.05
+            self.trouble, delay, self._going = None, 0.05, set()
             for waiter in batch.waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -364,7 +367,9 @@ class Ledger:
     # reading
 
     async def get(self, task_id: str) -> Record | None:
-        """The record of one task."""
+        """The record of one task; none once it is forgotten."""
+        if task_id in self._deletes or task_id in self._going:
+            await self.committed()
         return await self._look_up("id", task_id)
 
     async def by_idempotency_key(self, key: str) -> Record | None:

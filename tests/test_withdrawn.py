@@ -1,0 +1,88 @@
+"""Tasks that their source takes back, and that come again at once: no delivery is left unsettled."""
+
+import asyncio
+
+import pytest
+
+import models
+from fossa import Delivery, Origin, Request, new_id
+from support import outcome, running, until
+
+
+class Comings:
+    """One subtask of another node, as its source delivers it again and again."""
+
+    def __init__(self, node):
+        self.node, self.id = node, new_id()
+        self.settled = []
+
+    def delivery(self, number):
+        async def ack(outcome):
+            self.settled.append((number, str(outcome.status)))
+
+        async def give_back():
+            self.settled.append((number, "back"))
+
+        parent = new_id()
+        return Delivery(
+            request=Request(model="Echo", method="say", method_kwargs={"what": number}),
+            origin=Origin(task_id=self.id, parent_id=parent, root_id=parent, depth=1, key="k"),
+            source="test",
+            redelivers=True,
+            again=number > 1,
+            ack=ack,
+            give_back=give_back,
+        )
+
+    async def come(self, number):
+        await self.node.governor.admit(self.delivery(number))
+
+    async def withdraw(self):
+        return await self.node.governor.withdraw(self.id)
+
+
+@pytest.fixture
+async def busy(tmp_path):
+    """A node whose one slot is taken, with its ledger on a disk; and what frees the slot."""
+    async with running(SLOTS=1, LEDGER="sqlite", STATE_DIR=str(tmp_path)) as node:
+        long = await node.submit(models.Echo, "sleep", method_kwargs={"seconds": 60})
+        await until(lambda: node.governor.status()["running"] == 1)
+        yield node, long
+
+
+async def test_one_that_was_withdrawn_and_comes_again_runs(busy):
+    node, long = busy
+    comings = Comings(node)
+    await comings.come(1)
+    assert await comings.withdraw()
+    await comings.come(2)
+    await long.cancel()
+    await until(lambda: comings.settled)
+    assert comings.settled == [(2, "complete")]
+    record = await node.governor.record(comings.id)
+    assert record.outcome is not None and record.outcome.complete
+
+
+async def test_one_that_is_withdrawn_while_it_comes_again_is_settled(busy, caplog):
+    """As soon as the node knows of it: its admission has not come to its end by then."""
+    node, long = busy
+    owed = []
+    for _ in range(20):
+        comings = Comings(node)
+        await comings.come(1)
+        assert await comings.withdraw()
+        coming = asyncio.create_task(comings.come(2))
+        while comings.id not in node.governor._live:
+            await asyncio.sleep(0)
+        # Withdrawn, its source has it; otherwise the node owes its source an end.
+        if not await comings.withdraw():
+            owed.append(comings)
+        await coming
+        if comings.id in node.governor._live:
+            owed.append(comings)
+    await long.cancel()
+    assert (await outcome(node, models.Nothing)).complete
+    for comings in owed:
+        await until(lambda: comings.settled)  # noqa: B023 - called at once
+    assert node.governor.status()["queued"] == 0
+    assert "failed at a chore" not in caplog.text
