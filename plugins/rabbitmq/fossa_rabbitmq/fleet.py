@@ -63,9 +63,7 @@ class Fleet:
         self._heard[presence.id] = _Heard(presence, time.monotonic(), time.time())
         self._left.pop(presence.id, None)
         known = before.presence if before else None
-        changed = known is None or (known.slots, known.models, known.state) != (
-            presence.slots, presence.models, presence.state,
-        )  # fmt: skip
+        changed = known is None or _offer(known) != _offer(presence)
         if changed:
             self._slots.clear()
         return changed
@@ -102,22 +100,28 @@ class Fleet:
     @property
     def idle(self) -> bool:
         """Whether another node had a slot free when it was last heard of."""
-        return any(p.slots_free and not p.queued for p in self._running())
+        return any(p.slots_free and not p.queued for p in self._takers())
 
     def slots(self, model: str) -> int:
         """Slots of other nodes that accept a model."""
         if model not in self._slots:
-            self._slots[model] = sum(p.slots for p in self._running() if model in p.models)
+            self._slots[model] = sum(p.slots for p in self._takers() if model in p.models)
         return self._slots[model]
 
-    def _running(self) -> Iterator[wire.Presence]:
-        return (h.presence for h in self._heard.values() if h.presence.state != "stopping")
+    def _takers(self) -> Iterator[wire.Presence]:
+        heard = (h.presence for h in self._heard.values())
+        return (p for p in heard if p.takes and p.state != "stopping")
 
     def documents(self) -> list[dict[str, Any]]:
         """Every other node, as `Node.fleet` describes one."""
         documents = []
         for heard in self._heard.values():
             document = msgspec.to_builtins(heard.presence)
-            del document["hello"]
+            del document["hello"], document["takes"]
             documents.append({**document, "last_seen": heard.seen})
         return documents
+
+
+def _offer(presence: wire.Presence) -> tuple[Any, ...]:
+    """What a node offers to run."""
+    return presence.slots, presence.models, presence.state, presence.takes

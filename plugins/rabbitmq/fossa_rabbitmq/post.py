@@ -40,6 +40,7 @@ class Post:
     Attributes:
         fleet: the other nodes.
         outbox: the executor's, where there is one: subtasks of this node come home to it.
+        takes: whether this node takes tasks from the broker: it has a source.
     """
 
     def __init__(self, node: Node, options: Options) -> None:
@@ -48,6 +49,7 @@ class Post:
         self.topology = Topology(options)
         self.fleet = Fleet(node.id)
         self.outbox: Outbox | None = None
+        self.takes = False
         self.me = wire.NodeName(node.id, node.name)
         self._users = 0
         self._opening = asyncio.Lock()
@@ -260,7 +262,7 @@ class Post:
         """Say that this node is there, and how it is."""
         mine = self.node.fleet()[0]
         known = {name: value for name, value in mine.items() if name not in ("last_seen", "this")}
-        content = known | ({"hello": True} if hello else {})
+        content = known | {"takes": self.takes, "hello": hello}
         self._told_idle = _idle(mine)
         self.tell(wire.letter(wire.PRESENCE, content, persistent=False))
 

@@ -124,7 +124,7 @@ class Versions(Struct):
     python: Name = ""
 
 
-class Presence(Struct):
+class Presence(Struct, omit_defaults=True):
     id: Id
     name: Name
     booted: Seconds
@@ -137,6 +137,8 @@ class Presence(Struct):
     state: Name
     #: The sender is new and wants to hear of everybody.
     hello: bool = False
+    #: It takes tasks from this broker; a node without the source only gives.
+    takes: bool = True
 
 
 class Goodbye(Struct):

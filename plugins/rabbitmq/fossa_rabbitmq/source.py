@@ -29,6 +29,8 @@ class RabbitSource(Source):
         self._intake = Intake(self._post, self._guests)
         await self._post.each_time(self._look_at_the_broker)
         await self._post.each_time(self._intake.set_up)
+        self._post.takes = True
+        self._post.announce()
 
     async def _look_at_the_broker(self, connection: Any) -> None:
         """Say what it cannot do for the models of this node."""
