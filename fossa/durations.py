@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 #: Seconds below which an attempt is short.
 SHORT = 0.001
 #: Seconds that attempts which share a slot should take in all.
-CHUNK_TIME = 0.005
+CHUNK_TIME = 0.01
 #: Weight of the newest duration; a long one counts at once.
 WEIGHT = 0.2
 

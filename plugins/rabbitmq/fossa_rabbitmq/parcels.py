@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fossa_rabbitmq.guests import Guests
 
 #: Seconds for which outcomes of subtasks that came together wait for each other.
-GATHER = 0.005
+GATHER = 0.02
 #: Bytes of outcomes that go into one message, roughly.
 LETTER_BYTES = 256 * 1024
 
