@@ -273,7 +273,7 @@ class Outbox:
                 self._ended(item, outcome)
         else:
             for item in content.outcomes:
-                self._ended(item, wire.outcome_of(item.outcome))
+                self._ended(item, wire.outcome_of(item.outcome, content.node.name))
 
     def _ended(self, item: Any, outcome: Outcome) -> None:
         sent = self._sent.get(item.id)
