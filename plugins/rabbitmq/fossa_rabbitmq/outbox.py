@@ -281,6 +281,8 @@ class Outbox:
             return
         if getattr(item, "lines", ()):
             sent.live.log(wire.lines_of(item))
+        if getattr(item, "fraction", None) is not None:
+            sent.live.progress(item.fraction, item.message)
         end(sent, outcome)
 
     def _happened(self, item: wire.Event) -> None:
