@@ -23,7 +23,7 @@ from fossa_rabbitmq.testing.fixtures import (  # noqa: F401 - fixtures are found
     own_broker,
 )
 from fossa_rabbitmq.topology import Topology
-from programs import EXAMPLES, FOSSA, environment, free_port, node, run, stop
+from programs import DEADLINE, EXAMPLES, FOSSA, environment, free_port, node, run, stop
 from support import until
 
 WIRE = (EXAMPLES.parent / "docs/reference/wire.md").read_text()
@@ -66,7 +66,7 @@ def pair(script, broker, tmp_path):  # noqa: F811 - the fixture
 
 async def test_two_nodes_share_a_task_and_show_it(pair, tmp_path):
     (a, first), (b, second) = pair
-    await until(lambda: len(first.nodes()) == len(second.nodes()) == 2)
+    await until(lambda: len(first.nodes()) == len(second.nodes()) == 2, DEADLINE)
     assert len({n["name"] for n in first.nodes()}) == 2
     parts = {"partition_initialise_kwargs": {"below": 100_000, "parts": 30}}
     curl = ["curl", "--silent", "--header", "Content-Type: application/json", "--data"]
@@ -134,7 +134,7 @@ async def test_the_rights_that_the_page_asks_for_are_enough(own_broker, tmp_path
     command = [sys.executable, EXAMPLES / SCRIPT]
     first, second = ({**mine, "FOSSA_HTTP_PORT": str(free_port())} for _ in range(2))
     with node(command, env=first) as (a, a_url), node(command, env=second) as (b, b_url):
-        await until(lambda: len(Client(a_url).nodes()) == 2)
+        await until(lambda: len(Client(a_url).nodes()) == 2, DEADLINE)
         assert ended(mine, "submit", "CountPrimes", "--wait") == (0, True)
         both = [Client(url).call("GET", "/tasks", query={"limit": 200}) for url in (a_url, b_url)]
         assert all(found["tasks"] for found in both)
