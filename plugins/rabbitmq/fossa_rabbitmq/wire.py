@@ -242,6 +242,7 @@ def outcome_of(document: Any, node: str = "") -> Outcome:
     """The value behind an `OutcomeDocument`; a failure where its result cannot be read.
 
     Args:
+        document: an `OutcomeDocument`.
         node: name of the node that says so; empty: it is not known.
     """
     try:

@@ -199,6 +199,10 @@ async def test_nodes_of_0_0_37_run_our_subtasks(legacy, ours, tmp_path):
     assert outcome.status is Status.COMPLETE, outcome
     assert squares(report) == [[n, n * n + 100] for n in range(6)]
     assert (report["where"], places(report)) == (NEW, {OLD})
+    (task,) = await node.governor.page()
+    subtasks = await node.governor.page(parent_id=task.task.id)
+    # Nodes of 0.0.37 do not say who they are.
+    assert {record.outcome.node for record in subtasks} == {""}
 
 
 async def test_failures_on_nodes_of_0_0_37_reach_our_parents(legacy, ours, tmp_path):

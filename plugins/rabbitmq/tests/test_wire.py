@@ -46,8 +46,8 @@ RECORDED = {
     b'id":"019a4b3c-6d20-7e44-a1b2-3c4d5e6f7081"},{"id":"019a4b3c-6d20-7e44-a1b2-3c4d5e6f7082",'
     b'"lines":[{"time":1.5,"level":"INFO","stream":"stdout","text":"x","attempt":1}],"fraction":0.4'
     b',"message":"month 1"}]}',
-    wire.DROPPED: b'{"node":{"id":"019a4b3b-77aa-7d02-b3c4-d5e6f7a8b9c0","name":"etl2"},"ids":["019a'
-    b'4b3c-6d20-7e44-a1b2-3c4d5e6f7081"]}',
+    wire.DROPPED: b'{"node":{"id":"019a4b3b-77aa-7d02-b3c4-d5e6f7a8b9c0","name":"etl2"},"ids":["'
+    b'019a4b3c-6d20-7e44-a1b2-3c4d5e6f7081"]}',
     wire.PRESENCE: b'{"name":"etl1","id":"019a4b3a-0e7f-7c11-8f0a-5b8a4d2c9e10","booted":1785570000'
     b'.5,"versions":{"fossa":"1.0.0","ayeaye":"0.1.7","python":"3.12.3"},"models":["FlightDelays"],'
     b'"slots":4,"slots_free":1,"running":3,"queued":9,"state":"running","hello":true}',
