@@ -56,6 +56,7 @@ class _Task(msgspec.Struct):
     progress: Progress
     started: datetime | None = None
     finished: datetime | None = None
+    node: str | None = None
     outcome: _Outcome | None = None
 
     def value(self) -> Outcome | None:
@@ -78,6 +79,7 @@ class _Task(msgspec.Struct):
             attempt=found.attempt,
             started=self.started.timestamp() if self.started else None,
             finished=self.finished.timestamp() if self.finished else 0.0,
+            node=self.node or "",
         )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: What a submitter may say.
 _FIELDS = [a.name for a in attrs.fields(Request) if a.name != "retry_of"]
 #: What the API's document of an outcome has not.
-_NOT_SHOWN = ("result_json", "started", "finished")
+_NOT_SHOWN = ("result_json", "started", "finished", "node")
 
 
 def submit_via(via: Via, document: dict[str, Any], *, wait: bool, as_json: bool) -> None:

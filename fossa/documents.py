@@ -15,8 +15,19 @@ def moment(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
 
 
-def task_document(record: Record) -> dict[str, Any]:
-    """A task with everything that is known of it."""
+def ran_on(record: Record, here: str) -> str | None:
+    """Name of the node that ran a task, where `here` is this one's; None: nobody did, or who knows.
+
+    Until it has ended only its own node knows who runs it.
+    """
+    outcome = record.outcome
+    if outcome is None or outcome.started is None:
+        return None
+    return here if outcome.node is None else outcome.node or None
+
+
+def task_document(record: Record, here: str) -> dict[str, Any]:
+    """A task with everything that is known of it; `here` is the name of the node that says so."""
     task = record.task
     return {
         "id": task.id,
@@ -37,6 +48,7 @@ def task_document(record: Record) -> dict[str, Any]:
         "started": moment(record.started),
         "finished": moment(record.outcome.finished) if record.outcome else None,
         "attempts": record.attempts,
+        "node": ran_on(record, here),
         "progress": record.progress,
         "outcome": _outcome(record.outcome) if record.outcome else None,
     }

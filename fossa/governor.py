@@ -362,6 +362,8 @@ class Governor(Node):
             assert live.executor is not None
             outcome = await live.executor.run(attempt, _Live(self, live))
             final = live.executor.remote
+            if final and outcome.node is None:
+                outcome = evolve(outcome, node="")
         except asyncio.CancelledError:
             if live.given_back:
                 self._leave(live)
@@ -574,6 +576,7 @@ class Governor(Node):
             attempt=live.row.attempts,
             started=live.row.started,
             finished=time.time(),
+            node="" if live.executor is not None and live.executor.remote else None,
         )
 
     # ask and order

@@ -584,6 +584,8 @@ def _outcome_document(outcome: Outcome) -> dict[str, Any]:
     document: dict[str, Any] = {"reason": outcome.reason, "attempt": outcome.attempt}
     if outcome.started is not None:
         document["started"] = outcome.started
+    if outcome.node is not None:
+        document["node"] = outcome.node
     if not outcome.complete or not outcome.result_is_json:
         document |= {
             "message": outcome.message,

@@ -152,6 +152,8 @@ class Outcome:
     result_is_json: bool = True
     #: Id of the subtask that made this task fail.
     failed_subtask: str | None = None
+    #: Name of the other node that ran it; empty: that did not say who it is. None: this node.
+    node: str | None = None
     #: The attempt that it is the outcome of; 0 where there was none.
     attempt: int = 0
     #: Seconds since the epoch; None where no attempt began.

@@ -33,7 +33,9 @@ def test_an_outcome_is_the_one_that_the_node_has(client, node):
     outcome = task.outcome(timeout=20)
     there = node.task(task.id).outcome(timeout=20)
     assert outcome.finished == pytest.approx(there.finished, abs=1e-5)
-    assert outcome == evolve(there, started=outcome.started, finished=outcome.finished)
+    assert outcome.node == client.node()["name"]
+    mine = {"started": outcome.started, "finished": outcome.finished, "node": outcome.node}
+    assert outcome == evolve(there, **mine)
     assert outcome.result["what"] == [1, "two", None]
     assert task.status() is Status.COMPLETE
 

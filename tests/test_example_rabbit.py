@@ -23,7 +23,7 @@ from fossa_rabbitmq.testing.fixtures import (  # noqa: F401 - fixtures are found
     own_broker,
 )
 from fossa_rabbitmq.topology import Topology
-from programs import EXAMPLES, FOSSA, environment, free_port, node, run, stop
+from programs import DEADLINE, EXAMPLES, FOSSA, environment, free_port, node, run, stop
 from support import until
 
 WIRE = (EXAMPLES.parent / "docs/reference/wire.md").read_text()
@@ -32,6 +32,8 @@ SHOWN = dict(
     re.findall(r"^```\{code-block\} json\n:caption: (\S+)\n\n(.*?)^```", WIRE, re.M | re.S)
 )
 SCRIPT = "rabbit_mq.py"
+#: Seconds for what starts a broker and several nodes beside other tests: alone it takes a tenth.
+SLOW = 300
 
 
 # the example
@@ -66,7 +68,7 @@ def pair(script, broker, tmp_path):  # noqa: F811 - the fixture
 
 async def test_two_nodes_share_a_task_and_show_it(pair, tmp_path):
     (a, first), (b, second) = pair
-    await until(lambda: len(first.nodes()) == len(second.nodes()) == 2)
+    await until(lambda: len(first.nodes()) == len(second.nodes()) == 2, DEADLINE)
     assert len({n["name"] for n in first.nodes()}) == 2
     parts = {"partition_initialise_kwargs": {"below": 100_000, "parts": 30}}
     curl = ["curl", "--silent", "--header", "Content-Type: application/json", "--data"]
@@ -87,9 +89,13 @@ async def test_two_nodes_share_a_task_and_show_it(pair, tmp_path):
         assert (there["parent_id"], there["source"]) == (task.id, "rabbitmq")
         assert there["arguments"] == here["arguments"]
         assert there["outcome"]["result"] == here["outcome"]["result"]
+        assert there["node"] == here["node"] == second.node()["name"]
+    stayed = [subtask["node"] for subtask_id, subtask in shown.items() if subtask_id not in ran]
+    assert set(stayed) == {first.node()["name"]}
     page = page_of(f"{first.url}/task/{task.id}")
     assert "30 of 30 done" in page
     assert [subtask_id for subtask_id in shown if subtask_id not in page] == []
+    assert page.count(f'<td class="node">{second.node()["name"]}</td>') == len(ran)
     assert any(subtask_id in page_of(second.url) for subtask_id in ran)
     assert (stop(a), stop(b)) == (0, 0)
     assert len(list((tmp_path / "state" / "fossa").iterdir())) == 2
@@ -124,6 +130,7 @@ RIGHTS = re.findall(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(SLOW)
 async def test_the_rights_that_the_page_asks_for_are_enough(own_broker, tmp_path):  # noqa: F811
     assert [name for name, *_ in RIGHTS] == ["etl", "etl_client"]
     for name, *rights in RIGHTS:
@@ -134,7 +141,7 @@ async def test_the_rights_that_the_page_asks_for_are_enough(own_broker, tmp_path
     command = [sys.executable, EXAMPLES / SCRIPT]
     first, second = ({**mine, "FOSSA_HTTP_PORT": str(free_port())} for _ in range(2))
     with node(command, env=first) as (a, a_url), node(command, env=second) as (b, b_url):
-        await until(lambda: len(Client(a_url).nodes()) == 2)
+        await until(lambda: len(Client(a_url).nodes()) == 2, DEADLINE)
         assert ended(mine, "submit", "CountPrimes", "--wait") == (0, True)
         both = [Client(url).call("GET", "/tasks", query={"limit": 200}) for url in (a_url, b_url)]
         assert all(found["tasks"] for found in both)
@@ -160,13 +167,14 @@ CLUSTER = [sys.executable, EXAMPLES / "cluster.py"]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(SLOW)
 @with_flights
 @pytest.mark.usefixtures("broker")  # which tells where RabbitMQ is missing
 def test_the_cluster_comes_to_the_same_answer_without_one_of_its_nodes(tmp_path):
     command = [*CLUSTER, "--data", tmp_path / "data"]
     mine = environment(tmp_path)
     done = subprocess.run(
-        command, env=mine, capture_output=True, text=True, timeout=110, check=False
+        command, env=mine, capture_output=True, text=True, timeout=SLOW - 20, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"node-3 has ended \d of them and runs another: SIGKILL", done.stdout)

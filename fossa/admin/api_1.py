@@ -81,7 +81,7 @@ class Api:
         if new:
             return self._accepted(task)
         record = await self._node.record(task.id)
-        return answer(task_document(record), 200, {"Location": self._path(task)})
+        return answer(self._document(record), 200, {"Location": self._path(task)})
 
     async def tasks(self, request: web.Request) -> web.StreamResponse:
         query = _query(request, "status", "model", "before", "limit")
@@ -89,7 +89,7 @@ class Api:
 
     async def task(self, request: web.Request) -> web.StreamResponse:
         seconds = _wait(_query(request, "wait"))
-        return answer(task_document(await self._waiting.record(_id(request), seconds)))
+        return answer(self._document(await self._waiting.record(_id(request), seconds)))
 
     async def subtasks(self, request: web.Request) -> web.StreamResponse:
         query = _query(request, "status", "model", "before", "limit")
@@ -112,7 +112,7 @@ class Api:
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         _query(request)
         await self._node.cancel(_id(request))
-        return answer(task_document(await self._node.record(_id(request))), 202)
+        return answer(self._document(await self._node.record(_id(request))), 202)
 
     async def retry(self, request: web.Request) -> web.StreamResponse:
         _query(request)
@@ -132,12 +132,15 @@ class Api:
         if len(records) > limit:
             kept = {k: query.get(k) for k in ("status", "model")}
             following = self._links.api(path, before=shown[-1].seq, limit=limit, **kept)
-        return answer({"tasks": [task_document(r) for r in shown], "next": following})
+        return answer({"tasks": [self._document(r) for r in shown], "next": following})
+
+    def _document(self, record: Record) -> dict[str, Any]:
+        return task_document(record, self._node.name)
 
     def _accepted(self, task: Task) -> web.Response:
         """A new task as it was accepted: it may be running by now."""
         record = Record(task=task, status=Status.QUEUED)
-        return answer(task_document(record), 202, {"Location": self._path(task)})
+        return answer(self._document(record), 202, {"Location": self._path(task)})
 
     def _path(self, task: Task) -> str:
         return self._links.api(f"/tasks/{task.id}")

@@ -150,6 +150,7 @@ _SCHEMAS: dict[str, Schema] = {
         started=_nullable(_moment("When its first attempt began.")),
         finished=_nullable(_moment("When it had its outcome.")),
         attempts=_whole("Attempts begun.", 0),
+        node=_nullable(_text("Name of the node that ran it, once it has ended and that is known.")),
         progress=_ref("Progress"),
         outcome={"oneOf": [_ref("Outcome"), {"type": "null"}]},
     ),

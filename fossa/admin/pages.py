@@ -76,8 +76,8 @@ class Pages:
             request,
             node=node_view(self._node.status()),
             fleet=fleet_view(self._node.fleet()),
-            running=[task_view(r) for r in under_way],
-            recent=[task_view(r) for r in ended],
+            running=self._views(under_way),
+            recent=self._views(ended),
         )
 
     async def task(self, request: web.Request) -> web.StreamResponse:
@@ -90,12 +90,12 @@ class Pages:
         return await self._page(
             "task.html",
             request,
-            task=task_view(record),
+            task=task_view(record, self._node.name),
             record=record,
             arguments=_shown(record.task.arguments),
             result=_shown(record.outcome.result_json) if record.outcome else "",
             counts=subtask_counts(record),
-            subtasks=[task_view(r) for r in subtasks],
+            subtasks=self._views(subtasks),
             lines=[(position, line, (moment(line.time) or "")[11:23]) for position, line in lines],
             earlier=earlier,
         )
@@ -110,6 +110,9 @@ class Pages:
         return wanted if ours else self.links.home()
 
     # parts
+
+    def _views(self, records: list[Record]) -> list[dict[str, Any]]:
+        return [task_view(record, self._node.name) for record in records]
 
     async def _subtasks(self, record: Record) -> list[Record]:
         """Failed ones first: they are what somebody looks for."""

@@ -4,6 +4,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from fossa.documents import ran_on
 from fossa.tasks import Record
 
 #: Rows of the table of nodes.
@@ -45,8 +46,8 @@ def _fleet_row(node: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def task_view(record: Record) -> dict[str, Any]:
-    """One row of a table, or the head of a task's page."""
+def task_view(record: Record, here: str) -> dict[str, Any]:
+    """One row of a table, or the head of a task's page; `here` is the name of this node."""
     task, outcome, progress = record.task, record.outcome, record.progress
     return {
         "id": task.id,
@@ -64,6 +65,7 @@ def task_view(record: Record) -> dict[str, Any]:
         "accepted_ago": ago(task.accepted),
         "finished_ago": ago(outcome.finished) if outcome else "",
         "ended": outcome is not None,
+        "node": ran_on(record, here) or "",
     }
 
 

@@ -102,8 +102,10 @@ class LedgerContract:
              "message": "nul \x00 “ñ”\n", "traceback": ("one", "two")},
             {"status": Status.FAILED, "reason": Reason.SUBTASK_FAILED, "failed_subtask": "id-1"},
             {"status": Status.CANCELLED, "reason": Reason.CANCELLED, "attempt": 0},
+            {"node": "elsewhere"},
+            {"node": ""},
         ],
-        ids=["result", "described", "failed", "subtask", "cancelled"],
+        ids=["result", "described", "failed", "subtask", "cancelled", "elsewhere", "somewhere"],
     )  # fmt: skip
     def test_an_outcome_is_found_as_it_was(self, outcome: dict[str, Any]) -> None:
         row = self.ended(**outcome)

@@ -35,11 +35,14 @@ class WatchedNode:
         self.admissions: list[Admission] = []
         #: How often the source asked for a slot.
         self.reserves = 0
+        #: How many of its looks for a free slot go on.
+        self.looks = 0
         self._watch()
         self.running = asyncio.create_task(source.run(self.node))
 
     def _watch(self) -> None:
         node, admit, reserve = self.node, self.node.admit, self.node.reserve
+        slot_free = self.node.slot_free
 
         async def watched_admit(
             delivery: Delivery, reservation: Reservation | None = None
@@ -52,8 +55,20 @@ class WatchedNode:
             self.reserves += 1
             return await reserve()
 
+        async def watched_slot_free(free: bool = True) -> None:
+            self.looks += free
+            try:
+                await slot_free(free)
+            finally:
+                self.looks -= free
+
         node.admit = watched_admit  # type: ignore[method-assign]
         node.reserve = watched_reserve  # type: ignore[method-assign]
+        node.slot_free = watched_slot_free  # type: ignore[method-assign]
+
+    async def wants_a_slot(self) -> None:
+        """Returns once the source asks for a slot, or waits for one that it could ask for."""
+        await eventually(lambda: self.reserves or self.looks)
 
     async def admitted(self, count: int = 1) -> Admission:
         """The newest admission, once there are so many."""
@@ -195,7 +210,7 @@ class SourceContract(ComponentContract):
                 held = await watched.node.reserve()
                 watched.reserves = 0
                 await self.send(watched.source, self.echo())
-                await eventually(lambda: watched.reserves)
+                await watched.wants_a_slot()
                 await asyncio.sleep(0.2)
                 assert not watched.admissions, "it admitted a task that it had no slot for"
                 await self._is_left(watched.source, 1)
@@ -235,7 +250,7 @@ class SourceContract(ComponentContract):
             async with self.running(SLOTS=1) as watched:
                 held = await watched.node.reserve()
                 await self.send(watched.source, self.echo())
-                await eventually(lambda: watched.reserves)
+                await watched.wants_a_slot()
                 await stopped(watched.running, self.promptly)
                 held.release()
                 await watched.all_slots_free()

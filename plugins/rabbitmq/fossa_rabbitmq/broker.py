@@ -323,7 +323,7 @@ def _reply(message: Message) -> Reply:
         task_id=found.task_id,
         node=found.node.name,
         node_id=found.node.id,
-        outcome=wire.outcome_of(found.outcome),
+        outcome=wire.outcome_of(found.outcome, found.node.name),
     )
 
 

@@ -13,6 +13,8 @@ from fossa_rabbitmq import wire
 PRESENCE_INTERVAL = 4.0
 #: Seconds of silence after which a node is gone.
 GONE_AFTER = 3 * PRESENCE_INTERVAL
+#: Looks for those that have gone, between two such messages: each is noticed soon after.
+LOOKS = 4
 #: Seconds on the broker after which every node has been heard of that there is.
 SETTLED_AFTER = 1.5
 

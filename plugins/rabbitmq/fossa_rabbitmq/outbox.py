@@ -273,7 +273,7 @@ class Outbox:
                 self._ended(item, outcome)
         else:
             for item in content.outcomes:
-                self._ended(item, wire.outcome_of(item.outcome))
+                self._ended(item, wire.outcome_of(item.outcome, content.node.name))
 
     def _ended(self, item: Any, outcome: Outcome) -> None:
         sent = self._sent.get(item.id)
@@ -281,6 +281,8 @@ class Outbox:
             return
         if getattr(item, "lines", ()):
             sent.live.log(wire.lines_of(item))
+        if getattr(item, "fraction", None) is not None:
+            sent.live.progress(item.fraction, item.message)
         end(sent, outcome)
 
     def _happened(self, item: wire.Event) -> None:

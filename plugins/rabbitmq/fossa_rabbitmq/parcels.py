@@ -1,13 +1,11 @@
 """The subtasks that another node sent in one message, and what is said of them."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fossa import (
     Delivery,
     FossaError,
-    LogLine,
     NodeStopping,
     NotAccepted,
     Outcome,
@@ -21,6 +19,7 @@ from fossa import (
 from fossa_rabbitmq import wire
 from fossa_rabbitmq.connection import BrokerGone, Nacked, TooLarge, Unroutable
 from fossa_rabbitmq.held import Held
+from fossa_rabbitmq.reports import GuestWatch
 from fossa_rabbitmq.wire import BadMessage
 
 if TYPE_CHECKING:
@@ -103,8 +102,7 @@ class GuestParcel:
 
         async def ack(outcome: Outcome) -> None:
             self.held.ended(outcome)
-            lines = watch.lines_left()
-            await self.answer(subtask, wire.outcome(outcome), lines)
+            await self.answer(subtask, wire.outcome(outcome), watch)
 
         async def give_back() -> None:
             self.leave(subtask.id)
@@ -159,11 +157,13 @@ class GuestParcel:
         self,
         subtask: wire.Subtask,
         outcome: wire.OutcomeDocument,
-        lines: Sequence[LogLine] = (),
+        watch: GuestWatch | None = None,
     ) -> "asyncio.Future[None]":
         """Say how one has ended; done once the parent's node cannot miss it."""
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        item = wire.SubtaskOutcome(subtask.id, subtask.attempt, outcome, wire.lines(lines))
+        item = wire.SubtaskOutcome(subtask.id, subtask.attempt, outcome)
+        if watch is not None:
+            watch.add_to(item)
         self._ready.append((item, told))
         self.settled += 1
         self._gone(subtask.id)
@@ -207,7 +207,8 @@ class GuestParcel:
             await self._tell_parent(letter)
         except TooLarge as error:
             if len(items) == 1:
-                items[0].outcome, items[0].lines = wire.too_large(items[0].outcome, str(error)), []
+                items[0].outcome = wire.too_large(items[0].outcome, str(error))
+                items[0].lines, items[0].message = [], ""
             for item in items:
                 await self._send_part([item])
 

@@ -1,6 +1,7 @@
 """What the source and the executor of one node have in common: the links, and who else is there."""
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from attrs import evolve
 from fossa import FossaError, Node, new_id
 from fossa_rabbitmq import wire
 from fossa_rabbitmq.connection import BrokerGone, Channel, Connection, Message, NoSuchQueue
-from fossa_rabbitmq.fleet import PRESENCE_INTERVAL, Fleet
+from fossa_rabbitmq.fleet import LOOKS, PRESENCE_INTERVAL, Fleet
 from fossa_rabbitmq.link import Link
 from fossa_rabbitmq.options import Options
 from fossa_rabbitmq.properties import carried
@@ -272,9 +273,10 @@ class Post:
             self.announce()
 
     async def _say_that_we_are_here(self) -> None:
-        while True:
-            await asyncio.sleep(PRESENCE_INTERVAL)
-            self.announce()
+        for look in itertools.count(1):
+            await asyncio.sleep(PRESENCE_INTERVAL / LOOKS)
+            if look % LOOKS == 0:
+                self.announce()
             if self.blocked:
                 # Nobody can say anything now: they are not gone for that.
                 self.fleet.begin()

@@ -65,7 +65,8 @@ class GuestWatch(Watch):
     """One running subtask of another node."""
 
     __slots__ = (
-        "_fraction", "_held", "_kept_back", "_lines", "_message", "_reports", "_size", "_task_id",
+        "_fraction", "_held", "_kept_back", "_lines", "_message", "_moved", "_reports", "_size",
+        "_task_id",
     )  # fmt: skip
 
     def __init__(self, reports: Reports, task_id: str, held: "Held") -> None:
@@ -76,6 +77,7 @@ class GuestWatch(Watch):
         self._size = self._kept_back = 0
         self._fraction: float | None = None
         self._message = ""
+        self._moved = False
 
     @property
     def reply_to(self) -> str:
@@ -95,16 +97,23 @@ class GuestWatch(Watch):
         self._reports.note(self)
 
     def progress(self, fraction: float | None, message: str) -> None:
-        self._fraction, self._message = fraction, message
+        self._fraction, self._message, self._moved = fraction, message, True
         self._reports.note(self)
 
     def event(self) -> wire.Event:
+        self._moved = False
         return wire.Event(
             id=self._task_id,
             lines=wire.lines(self.lines_left()),
             fraction=self._fraction,
             message=self._message[: wire.MAX_LINE],
         )
+
+    def add_to(self, item: wire.SubtaskOutcome) -> None:
+        """Put what no report has had yet beside its outcome."""
+        item.lines = wire.lines(self.lines_left())
+        if self._moved:
+            item.fraction, item.message = self._fraction, self._message[: wire.MAX_LINE]
 
     def lines_left(self) -> list[LogLine]:
         """Lines that no report has had yet."""

@@ -84,6 +84,9 @@ class SubtaskOutcome(Struct, omit_defaults=True):
     outcome: OutcomeDocument
     #: What it wrote since the last event.
     lines: Annotated[list[EventLine], _MANY] = []
+    #: How far it has said since then that it has come.
+    fraction: Annotated[float, Meta(ge=0, le=1)] | None = None
+    message: Line = ""
 
 
 class Outcomes(Struct):

@@ -238,8 +238,13 @@ def origin_of(subtask: Subtask) -> Origin:
 _decode_json = msgspec.json.Decoder().decode
 
 
-def outcome_of(document: Any) -> Outcome:
-    """The value behind an `OutcomeDocument`; a failure where its result cannot be read."""
+def outcome_of(document: Any, node: str = "") -> Outcome:
+    """The value behind an `OutcomeDocument`; a failure where its result cannot be read.
+
+    Args:
+        document: an `OutcomeDocument`.
+        node: name of the node that says so; empty: it is not known.
+    """
     try:
         _decoded(_decode_json, document.result, "its result")
     except BadMessage as error:
@@ -248,6 +253,7 @@ def outcome_of(document: Any) -> Outcome:
             attempt=document.attempt,
             started=document.started,
             finished=document.finished,
+            node=node,
         )
     return Outcome(
         status=Status(document.status),
@@ -261,6 +267,7 @@ def outcome_of(document: Any) -> Outcome:
         attempt=document.attempt,
         started=document.started,
         finished=document.finished,
+        node=node,
     )
 
 

@@ -80,6 +80,15 @@ class Talks(ayeaye.Model):
         return "x" * size
 
 
+class Burns(ayeaye.Model):
+    """Keeps a processor busy for three seconds."""
+
+    def build(self):
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            sum(range(10_000))
+
+
 class OnlyThere(ayeaye.Model):
     """For a node that others do not resemble."""
 
@@ -90,4 +99,4 @@ class OnlyThere(ayeaye.Model):
         return value
 
 
-ALL = [*models.ALL, Sends, Naps, Talks]
+ALL = [*models.ALL, Sends, Naps, Talks, Burns]

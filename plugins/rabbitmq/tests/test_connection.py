@@ -8,6 +8,7 @@ import time
 import pika
 import pytest
 
+from fossa import use
 from fossa_rabbitmq.connection import (
     BrokerGone,
     BrokerRefused,
@@ -21,6 +22,7 @@ from fossa_rabbitmq.connection import (
 )
 from fossa_rabbitmq.options import options
 from fossa_rabbitmq.testing import PrivateBroker, Tls
+from support import running, until
 
 LOGGER = logging.getLogger("fossa.test")
 DEADLINE = 15.0
@@ -282,6 +284,29 @@ async def test_tls_that_cannot_work_is_refused(tls_broker, certificates, changes
     given = options(url=tls_broker.tls_url, **tls(certificates, **changes))
     with pytest.raises(BrokerRefused, match=said):
         await Connection.dial(given, "test", LOGGER)
+
+
+async def test_nodes_work_together_over_tls(tls_broker, certificates):
+    rabbit = use("rabbitmq", url=tls_broker.tls_url, **tls(certificates))
+    both = {"SOURCES": [rabbit], "EXECUTORS": ["local", rabbit], "SLOTS": 1}
+    async with running(NODE_NAME="a", **both) as a, running(NODE_NAME="b", **both) as b:
+        await until(lambda: len(a.governor.fleet()) == len(b.governor.fleet()) == 2)
+        handle = await a.submit("Squares", model_construction_kwargs={"count": 20})
+        assert (await handle.outcome(DEADLINE)).complete
+        assert a.governor.not_ready() == b.governor.not_ready() == []
+
+
+@pytest.mark.parametrize("changes", [{"ca": "other.pem"}, {"server_name": "elsewhere"}])
+async def test_what_tls_refuses_is_the_end_of_a_start(tls_broker, certificates, changes, caplog):
+    given = {k: certificates / v if k == "ca" else v for k, v in changes.items()}
+    rabbit = use("rabbitmq", url=tls_broker.tls_url, **tls(certificates, **given))
+    began = time.monotonic()
+    with pytest.raises(BrokerRefused, match="TLS failed") as caught:
+        async with running(SOURCES=[rabbit]):
+            pass
+    assert time.monotonic() - began < 3
+    assert str(caught.value).count("\n") == 0
+    assert "guest:guest" not in str(caught.value) + caplog.text
 
 
 async def test_tls_and_plain_mixed_up(tls_broker, certificates):

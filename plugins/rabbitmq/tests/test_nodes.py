@@ -66,6 +66,11 @@ async def test_subtasks_are_spread_and_seen_where_they_ran(start_node):
             assert record.task.arguments == mine.task.arguments
             assert record.outcome.result == mine.outcome.result
     assert not elsewhere[0].keys() & elsewhere[1].keys()
+    for name, ran in zip("bc", elsewhere, strict=True):
+        assert {everything[task_id].outcome.node for task_id in ran} == {name}
+        assert {record.outcome.node for record in ran.values()} == {None}
+    stayed = everything.keys() - elsewhere[0].keys() - elsewhere[1].keys()
+    assert {everything[task_id].outcome.node for task_id in stayed} <= {None}
 
 
 @pytest.mark.parametrize("kind", ["list", "generator", "partitions"])

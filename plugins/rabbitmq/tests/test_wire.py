@@ -37,7 +37,7 @@ RECORDED = {
     b':[{"id":"019a4b3c-6d20-7e44-a1b2-3c4d5e6f7081","attempt":1,"outcome":{"status":"complete",'
     b'"reason":"returned","result":{"flights":27004},"attempt":1,"started":1785571200.25,"finished"'
     b':1785571201.0},"lines":[{"time":1785571200.9,"level":"INFO","stream":"model","text":"Month 1"'
-    b',"attempt":1}]},{"id":"019a4b3c-6d20-7e44-a1b2-3c4d5e6f7082","attempt":2,"outcome":{"status":'
+    b',"attempt":1}],"fraction":1.0,"message":"done"},{"id":"019a4b3c-6d20-7e44-a1b2-3c4d5e6f7082","attempt":2,"outcome":{"status":'
     b'"failed","reason":"exception","message":"no","error":"ValueError","traceback":["a","b"],'
     b'"attempt":2,"started":1.5,"finished":2.5}}]}',
     wire.OUTCOME: b'{"task_id":null,"node":{"id":"019a4b3b-77aa-7d02-b3c4-d5e6f7a8b9c0","name":"etl'
@@ -46,6 +46,8 @@ RECORDED = {
     b'id":"019a4b3c-6d20-7e44-a1b2-3c4d5e6f7081"},{"id":"019a4b3c-6d20-7e44-a1b2-3c4d5e6f7082",'
     b'"lines":[{"time":1.5,"level":"INFO","stream":"stdout","text":"x","attempt":1}],"fraction":0.4'
     b',"message":"month 1"}]}',
+    wire.DROPPED: b'{"node":{"id":"019a4b3b-77aa-7d02-b3c4-d5e6f7a8b9c0","name":"etl2"},"ids":["'
+    b'019a4b3c-6d20-7e44-a1b2-3c4d5e6f7081"]}',
     wire.PRESENCE: b'{"name":"etl1","id":"019a4b3a-0e7f-7c11-8f0a-5b8a4d2c9e10","booted":1785570000'
     b'.5,"versions":{"fossa":"1.0.0","ayeaye":"0.1.7","python":"3.12.3"},"models":["FlightDelays"],'
     b'"slots":4,"slots_free":1,"running":3,"queued":9,"state":"running","hello":true}',
@@ -109,13 +111,16 @@ def test_recorded_subtasks():
 
 def test_recorded_outcomes():
     first, second = wire.read(wire.OUTCOMES, RECORDED[wire.OUTCOMES], said()).outcomes
-    assert wire.outcome_of(first.outcome) == Outcome(
+    assert (first.fraction, first.message) == (1.0, "done")
+    assert (second.fraction, second.message) == (None, "")
+    assert wire.outcome_of(first.outcome, "etl2") == Outcome(
         status=Status.COMPLETE,
         reason=Reason.RETURNED,
         result_json=b'{"flights":27004}',
         attempt=1,
         started=1785571200.25,
         finished=1785571201.0,
+        node="etl2",
     )
     assert wire.lines_of(first) == [
         LogLine(time=1785571200.9, level="INFO", stream="model", text="Month 1", attempt=1)
@@ -135,6 +140,7 @@ def test_recorded_events_and_control():
     here = wire.read(wire.PRESENCE, RECORDED[wire.PRESENCE], said())
     assert (here.name, here.slots, here.hello, here.versions.ayeaye) == ("etl1", 4, True, "0.1.7")
     assert wire.read(wire.OUTCOME, RECORDED[wire.OUTCOME], said()).task_id is None
+    assert wire.read(wire.DROPPED, RECORDED[wire.DROPPED], said()).ids[0].endswith("7081")
     assert wire.read(wire.CANCEL, RECORDED[wire.CANCEL], said()).ids[0].startswith("019a4b3c")
     assert wire.read(wire.QUEUES_LOST, RECORDED[wire.QUEUES_LOST], said()).queue == "fossa.subtasks"
     assert wire.read(wire.PARKED, RECORDED[wire.PARKED], said()).model == "FlightDelays"
@@ -189,6 +195,19 @@ def test_fields_of_newer_minor_versions_are_ignored(kind):
     assert json.loads(msgspec.json.encode(found)) == json.loads(msgspec.json.encode(plain))
     reason, detail = refused(wire.read, kind, newer, said("1.0"))
     assert (reason, "of_1_7" in detail) == ("bad_message", True)
+
+
+def test_messages_of_older_minor_versions_are_read(monkeypatch):
+    """As nodes of the next version will read what those of this one have written."""
+    monkeypatch.setattr(wire, "VERSION", (1, 3))
+    for kind, body in RECORDED.items():
+        assert json.loads(msgspec.json.encode(wire.read(kind, body, said("1.0"))))
+    assert task(TASK, said("1.2"))[0].model == "FlightDelays"
+    assert wire.letter(wire.GOODBYE, b"{}").properties.headers == {"fossa-version": "1.3"}
+
+
+def test_no_kind_of_message_is_left_unrecorded():
+    assert RECORDED.keys() == wire.BY_KIND.keys()
 
 
 def test_fields_deep_inside_are_ignored_and_refused_likewise():
