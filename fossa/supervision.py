@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import random
+import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from fossa.errors import FossaError
@@ -18,8 +20,16 @@ FIRST_DELAY, MAX_DELAY = 0.5, 30.0
 class Supervisor:
     """Runs one source until cancelled; one that fails or returns is run again after a while."""
 
-    def __init__(self, source: "Source", node: "Node", guard: Guard) -> None:
+    def __init__(
+        self,
+        source: "Source",
+        node: "Node",
+        guard: Guard,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._source, self._node, self._guard = source, node, guard
+        self._now, self._sleep = now, sleep
         self._logger: logging.Logger = guard.logger
         #: Why it does not run; empty where it does.
         self.trouble = ""
@@ -27,11 +37,11 @@ class Supervisor:
     async def run(self) -> None:
         delay = FIRST_DELAY
         while True:
-            began = asyncio.get_running_loop().time()
+            began = self._now()
             self.trouble = await self._run_once(delay)
-            if asyncio.get_running_loop().time() - began > MAX_DELAY:
+            if self._now() - began > MAX_DELAY:
                 delay = FIRST_DELAY
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            await self._sleep(delay * random.uniform(0.5, 1.0))
             self.trouble = ""
             delay = min(MAX_DELAY, delay * 2)
 

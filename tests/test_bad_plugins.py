@@ -10,7 +10,7 @@ import bad_plugins as bad
 from fossa import Fossa, FossaError, Reason, guarding, settling, supervision
 from fossa.composition import compose
 from fossa.errors import ConfigError, PluginError, TaskRefused
-from fossa.testing import LeakGuard, MemoryExecutor, MemorySink
+from fossa.testing import FakeClock, LeakGuard, MemoryExecutor, MemorySink
 from support import TestConfig, outcome, running, until
 
 
@@ -289,13 +289,22 @@ async def test_a_source_that_ends_is_named_and_run_again(caplog, monkeypatch, ac
 
 
 async def test_a_source_that_ends_at_once_is_run_ever_less_often(monkeypatch):
-    monkeypatch.setattr(supervision, "FIRST_DELAY", 0.05)
-    source = bad.BadSource(bad.returns_nothing, times=1000)
-    async with node(SOURCES=[source]):
-        began = time.monotonic()
-        await until(lambda: source.runs == 5)
-        # 0.05, 0.1, 0.2 and 0.4 s, each by chance down to the half of it.
-        assert time.monotonic() - began > 0.37
+    monkeypatch.setattr(supervision, "FIRST_DELAY", 0.5)
+    monkeypatch.setattr(supervision.random, "uniform", lambda low, high: high)
+    clock, source = FakeClock(), bad.BadSource(bad.returns_nothing, times=1000)
+    guard = guarding.Guard("", logging.getLogger("fossa.test"))
+    supervisor = supervision.Supervisor(source, None, guard, clock.monotonic, clock.sleep)
+    running = asyncio.create_task(supervisor.run())
+    delays = []
+    for _ in range(8):
+        await clock.asleep()
+        delays.append(clock.next_in())
+        await clock.advance(delays[-1])
+    await clock.asleep()
+    running.cancel()
+    await asyncio.wait([running])
+    assert delays == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert source.runs == 9
 
 
 # leaves something running
