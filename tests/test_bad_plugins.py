@@ -188,7 +188,7 @@ async def test_hooks_that_return_something_of_a_wrong_type(caplog):
 @pytest.mark.parametrize("value", [5, True, ["x"], object()])
 async def test_deciders_that_return_something_of_a_wrong_type(value):
     async with node(PLUGINS=[bad.observer("Odd", lambda: value, ["fossa_refuse_task"])]) as it:
-        with pytest.raises(TaskRefused, match="the plugin 'Odd' returned a .* from fossa_refuse"):
+        with pytest.raises(TaskRefused, match=r"the plugin 'Odd' returned a .* from fossa_refuse"):
             await it.submit("Nothing")
     async with node(PLUGINS=[bad.observer("Odd", lambda: value, ["fossa_choose_executor"])]) as it:
         ended = await outcome(it, "Nothing", timeout=10)

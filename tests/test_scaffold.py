@@ -57,7 +57,9 @@ def test_a_new_plugin_installs_and_its_tests_pass(kind, python, tmp_path):
     assert row["kind"] == ("plugin" if kind == "observer" else kind)
     assert row["distribution"] == "fossa-acme-one 0.1.0"
     assert row["trouble"] == ""
-    assert row["hooks"] == (["fossa_node_stopped", "fossa_task_ended"] if kind == "observer" else [])
+    assert row["hooks"] == (
+        ["fossa_node_stopped", "fossa_task_ended"] if kind == "observer" else []
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
