@@ -28,7 +28,7 @@ def observer(name, act, hooks=OBSERVE):
     def hook(self):
         return act()
 
-    return type(name, (), {each: hookimpl(lambda self: hook(self)) for each in hooks})()
+    return type(name, (), {each: hookimpl(hook) for each in hooks})()
 
 
 class Trouble(Exception):
