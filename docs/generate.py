@@ -153,14 +153,75 @@ def _field_comments(cls: type) -> dict[str, str]:
 
 
 def hooks_page() -> str:
-    """The hooks, by the groups that the code has them in."""
+    """The hooks, by the groups that the code has them in.
+
+    Raises:
+        Undocumented: one lacks a part of its documentation, its test, or somebody who uses it.
+    """
     lines: list[str] = []
     for line in inspect.getsource(hookspecs).splitlines():
         if line in ("# provide", "# decide", "# observe"):
             lines += ["", f"## {line[2:].capitalize()}", ""]
         elif found := re.match(r"def (fossa_\w+)", line):
-            lines += _directive(f"autofunction:: fossa.hookspecs.{found[1]}")
+            lines += _hook(getattr(hookspecs, found[1]))
     return "\n".join(lines)
+
+
+class Undocumented(Exception):
+    """The code has something that the reference cannot tell of."""
+
+
+def _hook(hook: Any) -> list[str]:
+    name = hook.__name__
+    if lacking := lacking_of(hook):
+        raise Undocumented(f"the hook {name} lacks {', '.join(lacking)}: see fossa/hookspecs.py")
+    users = ", ".join(f"`{place}`" for place in places_of(name, USERS))
+    return [*_directive(f"autofunction:: fossa.hookspecs.{name}"), f"Used by {users}.", ""]
+
+
+def lacking_of(hook: Any) -> list[str]:
+    """What a hook should have and does not."""
+    text = inspect.getdoc(hook) or ""
+    arguments = text.partition("Args:")[2].partition("Returns:")[0]
+    wanted = {
+        "a first sentence that says when it is called": text.startswith("Called "),
+        "Returns:": re.search(r"^Returns:\n +\S", text, re.MULTILINE),
+        "a sentence about Raising": re.search(r"^Raising\b", text, re.MULTILINE),
+        "a test that names it": places_of(hook.__name__, TESTS, only_in="test_"),
+        "a plugin or an example that uses it": places_of(hook.__name__, USERS),
+    }
+    for argument in inspect.signature(hook).parameters:
+        wanted[f"the argument {argument}"] = re.search(rf"^ +{argument}: \S", arguments, re.M)
+    return [part for part, found in wanted.items() if not found]
+
+
+#: Where plugins of ours and examples are, and where tests are.
+USERS = ("fossa/builtin/*.py", "plugins/*/fossa_*/*.py", "examples/**/*.py", "docs/how-to/*.md")
+TESTS = ("tests/test_*.py", "plugins/*/tests/test_*.py")
+
+
+def places_of(hook: str, patterns: tuple[str, ...], only_in: str = "") -> list[str]:
+    """Files that implement a hook; those with a function that names it, if its own name begins so.
+
+    As paths from the root of the repository.
+    """
+    root = Path(__file__).parents[1]
+    files = sorted({file for pattern in patterns for file in root.glob(pattern)})
+    return [str(f.relative_to(root)) for f in files if _names_it(f.read_text(), hook, only_in)]
+
+
+def _names_it(text: str, hook: str, only_in: str) -> bool:
+    if not only_in:
+        return f"def {hook}(" in text
+    if hook not in text:
+        return False
+    functions = (
+        ast.get_source_segment(text, node) or ""
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith(only_in)
+    )
+    return any(re.search(rf"\b{hook}\b", function) for function in functions)
 
 
 def names_page() -> str:

@@ -119,9 +119,9 @@ def plugin() -> None:
     help="Where to; fossa-NAME here unless it is given. It must not exist yet, or be empty.",
 )  # fmt: skip
 def new(kind: str, name: str, directory: Path | None) -> None:
-    """Write a package with one source, executor, sink or plugin in it, ready to be installed.
+    """Write a package with a source, executor, sink or observer in it, ready to be installed.
 
-    It has an entry point, a README and tests that pass: the contract suite of its kind.
+    It has an entry point, a README and tests that pass, a contract suite among them.
 
     \b
     Example:

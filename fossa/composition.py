@@ -388,7 +388,7 @@ class _Composer:
             return None
         try:
             return cls(**options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = self._settings.redacted(f"{type(error).__name__}: {error}")
             self._wrong(f"{setting}: {name}: {text}")
             return None

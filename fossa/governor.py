@@ -22,11 +22,13 @@ from fossa.errors import (
     NodeStopped,
     NodeStopping,
     NotBegun,
+    PluginError,
     QueueFull,
     TaskRefused,
     TooLate,
     UnknownTask,
 )
+from fossa.guarding import OWNER, Guard, title_of
 from fossa.ledger import Ledger
 from fossa.live import LiveTask
 from fossa.node_log import NodeLog
@@ -35,6 +37,7 @@ from fossa.retrying import retry_delay
 from fossa.settling import Sinks
 from fossa.slots import Slot, SlotReservation, Slots
 from fossa.state_dir import StateDir
+from fossa.supervision import Supervisor
 from fossa.tasks import (
     Attempt,
     Delivery,
@@ -63,12 +66,14 @@ class Governor(Node):
         self._admission = Admission(composition)
         self._log = NodeLog(self.id, composition)
         self.logger: logging.Logger = self._log.logger
-        self._hooks = Hooks(composition.plugins, self.logger)
+        self._guard = Guard(self.id, self.logger)
+        self._hooks = Hooks(composition.plugins, self.logger, self._guard)
         self._slots = Slots(
             composition.slots,
             composition.models,
             self._start,
             composition.executors,
+            self._guard.number,
         )
         self._isolation: str = composition.ISOLATION
         self._live: dict[str, LiveTask] = {}
@@ -79,7 +84,9 @@ class Governor(Node):
         #: Idempotency keys whose first submission is being looked at.
         self._claims: dict[str, asyncio.Future[Task]] = {}
         self._executors = {e.name: e for e in composition.executors}
-        self._sinks = Sinks(composition.sinks, self.logger)
+        self._owners = {e.name: self._guard.owner(title_of(e)) for e in composition.executors}
+        self._supervisors: list[Supervisor] = []
+        self._sinks = Sinks(composition.sinks, self._guard)
         self._deliveries = Deliveries(self.logger)
         #: Those that are settled once a required sink takes an outcome after all, by task id.
         self._owing: dict[str, Delivery] = {}
@@ -95,6 +102,16 @@ class Governor(Node):
 
     async def admit(
         self, delivery: Delivery, reservation: Reservation | None = None
+    ) -> tuple[Task, bool]:
+        # What is started for a task from here on is the node's, whoever submits.
+        caller = OWNER.set(None)
+        try:
+            return await self._look_at(delivery, reservation)
+        finally:
+            OWNER.reset(caller)
+
+    async def _look_at(
+        self, delivery: Delivery, reservation: Reservation | None
     ) -> tuple[Task, bool]:
         self._check_open()
         task = self._admission.task(delivery)
@@ -311,8 +328,6 @@ class Governor(Node):
         What has come from another node, or has been on its way to one, stays here.
         """
         name = self._hooks.choose_executor(live.task, self.composition.executors)
-        if name is not None and name not in self._executors:
-            raise FossaError(f"a plugin chose the executor {name!r}, which this node lacks")
         chosen = self._executors[name] if name is not None else None
         if live.near or live.from_afar:
             return chosen if chosen and not chosen.remote else self._slots.near(live)
@@ -360,7 +375,8 @@ class Governor(Node):
             if attempt.number > 1 or live.task.retry_of:
                 await self._prepare_again(live)
             assert live.executor is not None
-            outcome = await live.executor.run(attempt, _Live(self, live))
+            OWNER.set(self._owners[live.executor.name])
+            outcome = _outcome(live.executor, await live.executor.run(attempt, _Live(self, live)))
             final = live.executor.remote
             if final and outcome.node is None:
                 outcome = evolve(outcome, node="")
@@ -370,11 +386,14 @@ class Governor(Node):
                 self._live.pop(live.task.id, None)
                 self._idle.set()
                 return
-            outcome = self._outcome_now(live, live.ending, live.cancelling or "cancelled")
+            ending, why = live.ending, live.cancelling
+            if why is None:
+                ending, why = Reason.EXECUTOR, "its executor cancelled it, and nobody had asked"
+            outcome = self._outcome_now(live, ending, why)
         except NotBegun as error:
             self._queue_again(live, error)
             return
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.logger.exception("task %s: its executor failed", live.task.id)
             text = f"{type(error).__name__}: {error}"
             outcome = self._outcome_now(live, Reason.EXECUTOR, text)
@@ -651,6 +670,14 @@ class Governor(Node):
         self._chores.discard(chore)
         if not chore.cancelled() and (error := chore.exception()):
             self.logger.error("the node failed at a chore", exc_info=error)
+
+
+def _outcome(executor: Executor, returned: Any) -> Outcome:
+    """What an executor returned, if that is an outcome."""
+    if isinstance(returned, Outcome):
+        return returned
+    kind = type(returned).__name__
+    raise PluginError(f"{title_of(executor)} returned a {kind}: it should return an Outcome")
 
 
 class _Live(LiveAttempt):

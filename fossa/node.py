@@ -10,12 +10,14 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from fossa.errors import NodeStopped, UnknownTask
-from fossa.governor import Governor
+from fossa.contracts import Component
+from fossa.errors import FossaError, NodeStopped, PluginError, UnknownTask
+from fossa.governor import KILL_DEADLINE, Governor
+from fossa.guarding import CLOSE_DEADLINE, GIVE_UP_RUN, OPEN_DEADLINE, title_of
 from fossa.housekeeping import housekeep
 from fossa.live import LiveTask
 from fossa.settling import collect
-from fossa.supervision import supervise
+from fossa.supervision import Supervisor
 from fossa.tasks import LogLine, Outcome, Progress, Reason, Record, Status
 
 #: Reading it takes a millisecond, and the pages ask for the status each second.
@@ -45,6 +47,7 @@ class RunningNode(Governor):
         except BaseException:
             self._state = "stopped"
             await self._stack.aclose()
+            await self._leave_nothing()
             raise
         self._state = "running"
         self._slots.subtasks_only = False
@@ -53,14 +56,12 @@ class RunningNode(Governor):
 
     async def _open(self) -> None:
         stack = self._stack
-        stack.callback(self._log.close)
         stack.callback(self._state_dir.release)
         self._state_dir.claim()
         await self._ledger.open()
         stack.push_async_callback(self._ledger.close)
         for component in (*self.composition.sinks, *self.composition.executors):
-            stack.push_async_callback(component.close)
-            await component.open(self)
+            await self._open_component(component)
         stack.push_async_callback(self._sinks.close)
         stack.push_async_callback(self._deliveries.close)
         await self._recover()
@@ -70,10 +71,28 @@ class RunningNode(Governor):
         housekeeper = housekeep(self._ledger, self.composition, self.logger)
         stack.push_async_callback(_stop_task, asyncio.create_task(housekeeper))
         for source in self.composition.sources:
-            stack.push_async_callback(source.close)
-            await source.open(self)
-            running = asyncio.create_task(supervise(source, self, self.logger))
-            stack.push_async_callback(_stop_task, running)
+            await self._open_component(source)
+            supervisor = Supervisor(source, self, self._guard)
+            self._supervisors.append(supervisor)
+            stack.push_async_callback(_stop_task, asyncio.create_task(supervisor.run()))
+
+    async def _open_component(self, component: Component) -> None:
+        """Open it, to be closed later; what it raises is a `FossaError` that names it."""
+        self._stack.push_async_callback(self._close_component, component)
+        try:
+            await self._guard.call(component, "open", self, within=OPEN_DEADLINE)
+        except FossaError:
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            raise PluginError(f"{title_of(component)} could not be opened: {text}") from error
+
+    async def _close_component(self, component: Component) -> None:
+        """Close it, within a deadline; what goes wrong is told and holds nobody up."""
+        try:
+            await self._guard.call(component, "close", within=CLOSE_DEADLINE)
+        except Exception:
+            self.logger.exception("%s could not be closed", title_of(component))
 
     async def _recover(self) -> None:
         """Take up the tasks that an earlier boot left without an outcome."""
@@ -131,10 +150,15 @@ class RunningNode(Governor):
             runners.append(settling)
         await self._stack.aclose()
         if runners:
-            await asyncio.wait(runners, timeout=5)
+            await asyncio.wait(runners, timeout=KILL_DEADLINE)
         for chore in list(self._chores):
             await _stop_task(chore)
         self._hooks.observe("fossa_node_stopped", node=self)
+        await self._leave_nothing()
+
+    async def _leave_nothing(self) -> None:
+        await self._guard.sweep()
+        await self._log.close()
 
     async def _drain(self) -> None:
         """Let what runs come to its end; what has not begun is left to others at once."""
@@ -222,7 +246,7 @@ class RunningNode(Governor):
         nodes = {self.id: mine | {"last_seen": time.time(), "this": True}}
         parts = self.composition
         for component in (*parts.sources, *parts.executors, *parts.sinks):
-            for node in component.fleet():
+            for node in self._guard.ask(component, "fleet", otherwise=()) or ():
                 nodes.setdefault(node["id"], {**node, "this": False})
         return list(nodes.values())
 
@@ -232,10 +256,17 @@ class RunningNode(Governor):
             reasons.append(f"the ledger cannot be written: {self._ledger.trouble}")
         parts = self.composition
         components = (*parts.sources, *parts.executors, *parts.sinks)
-        reasons += [f"{c.name}: {why}" for c in components if (why := c.ready())]
+        reasons += [f"{c.name}: {why}" for c in components if (why := self._ready(c))]
+        reasons += [one.trouble for one in self._supervisors if one.trouble]
         return reasons + self._sinks.troubles
+
+    def _ready(self, component: Component) -> Any:
+        def failed(error: Exception) -> str:
+            return f"ready() raised {type(error).__name__}: {error}"
+
+        return self._guard.ask(component, "ready", otherwise=failed)
 
 
 async def _stop_task(task: "asyncio.Task[Any]") -> None:
     task.cancel()
-    await asyncio.wait([task], timeout=5)
+    await asyncio.wait([task], timeout=2 * GIVE_UP_RUN + 1)

@@ -3,6 +3,7 @@
 The only module that imports either.
 """
 
+import asyncio
 import difflib
 import inspect
 import logging
@@ -18,6 +19,7 @@ from attrs import frozen
 
 from fossa import hookspecs
 from fossa.errors import PluginError
+from fossa.guarding import BLOCKED, OWNER, Guard
 
 #: Entry-point groups, by what the config calls them.
 GROUPS = {
@@ -60,9 +62,22 @@ def survey(groups: Iterable[str]) -> list[Installed]:
     return sorted(map(_surveyed, found), key=lambda one: (one.group, one.name))
 
 
+def _distribution(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else ""
+
+
+def _origins(group: str, name: str) -> str:
+    """Where the entry points of one name come from, as text."""
+    found = entry_points(group=group, name=name)
+    return " and ".join(sorted({_distribution(point) or point.value for point in found}))
+
+
 def _surveyed(point: EntryPoint) -> Installed:
-    distribution = f"{point.dist.name} {point.dist.version}" if point.dist else ""
-    facts = (point.group, point.name, point.value, distribution)
+    facts = (point.group, point.name, point.value, _distribution(point))
+    if len({other.value for other in entry_points(group=point.group, name=point.name)}) > 1:
+        origins = _origins(point.group, point.name)
+        trouble = f"several have this name, from {origins}: uninstall all but one"
+        return Installed(*facts, trouble=trouble)
     try:
         thing = point.load()
     except BaseException as error:
@@ -92,9 +107,12 @@ def look_up(group: str, name: str) -> Any:
     try:
         with _quiet("stevedore"):
             return Driver(group, name, on_load_failure_callback=failed).driver
+    except SystemExit as error:
+        raise PluginError(f"{name!r} of {group} cannot be loaded: SystemExit: {error}") from None
     except MultipleMatches:
         raise PluginError(
-            f"{name!r} is the name of several installed plugins in {group}: uninstall one"
+            f"{name!r} is the name of several installed plugins in {group}, from "
+            f"{_origins(group, name)}: uninstall all but one"
         ) from None
     except (NoMatches, RuntimeError):
         if failures:
@@ -123,11 +141,28 @@ def nearest(name: str, group: str) -> str:
     return f": there is {', '.join(map(repr, names))}" if names else ": nothing is"
 
 
+#: What a hook may raise without harm to the node; `sys.exit` in it is no reason to leave.
+RAISED = (Exception, SystemExit, asyncio.CancelledError)
+
+
+@frozen
+class _Implementation:
+    """One plugin's function for one hook."""
+
+    plugin: str
+    call: Callable[..., Any]
+    #: Names of the arguments that it takes.
+    wanted: tuple[str, ...]
+
+
 class Hooks:
     """One node's plugins, and the calls to them."""
 
-    def __init__(self, plugins: Sequence[tuple[str, Any]], logger: logging.Logger) -> None:
+    def __init__(
+        self, plugins: Sequence[tuple[str, Any]], logger: logging.Logger, guard: Guard | None = None
+    ) -> None:
         self._logger = logger
+        self._guard = guard or Guard("", logger)
         self._manager = pluggy.PluginManager("fossa")
         self._manager.add_hookspecs(hookspecs)
         for name, plugin in plugins:
@@ -137,9 +172,6 @@ class Hooks:
         except pluggy.PluginValidationError as error:
             raise PluginError(f"a plugin implements a hook that does not exist: {error}") from None
         self._tracing = os.environ.get(TRACE, "0") not in ("", "0")
-        if self._tracing:
-            for hook in HOOKS:
-                self._trace(hook)
         self._called = {name: self._implementations(name) for name in HOOKS}
 
     def _register(self, name: str, plugin: Any) -> None:
@@ -159,17 +191,39 @@ class Hooks:
                         f"{caller.name} of the plugin {name!r} is an async function: hooks are "
                         "plain functions; start a task in it if you must wait"
                     )
+                if implementation.hookwrapper or implementation.wrapper:
+                    raise PluginError(
+                        f"{caller.name} of the plugin {name!r} is a wrapper: hooks are plain "
+                        "functions that are called one by one, and none is around another"
+                    )
 
-    def _implementations(self, hook: str) -> list[tuple[str, Any, tuple[str, ...]]]:
-        """(plugin name, function, names of its arguments), the first to be called first."""
+    def _implementations(self, hook: str) -> "list[_Implementation]":
+        """The first to be called first."""
         found = reversed(getattr(self._manager.hook, hook).get_hookimpls())
-        return [(f.plugin_name, f.function, tuple(f.argnames)) for f in found]
-
-    def _trace(self, hook: str) -> None:
-        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
-            implementation.function = self._traced(
-                hook, implementation.plugin_name, implementation.function
+        return [
+            _Implementation(
+                f.plugin_name, self._watched(hook, f.plugin_name, f.function), tuple(f.argnames)
             )
+            for f in found
+        ]
+
+    def _watched(self, hook: str, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Times the calls; whose they are is known to the tasks that they start."""
+        owner = self._guard.owner(f"plugin {plugin}")
+        if self._tracing:
+            function = self._traced(hook, plugin, function)
+
+        def watched(*arguments: Any) -> Any:
+            began, token = clock(), OWNER.set(owner)
+            try:
+                return function(*arguments)
+            finally:
+                OWNER.reset(token)
+                if (took := clock() - began) > BLOCKED:
+                    self._guard.blocked(owner[1], hook, took)
+
+        clock = time.perf_counter
+        return watched
 
     def _traced(self, hook: str, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def traced(*arguments: Any) -> Any:
@@ -185,29 +239,55 @@ class Hooks:
         return traced
 
     def choose_executor(self, task: Any, executors: Sequence[Any]) -> str | None:
-        """The first plugin's choice, or None."""
-        if not self._called["fossa_choose_executor"]:
-            return None
-        chosen: str | None = self._manager.hook.fossa_choose_executor(
-            task=task, executors=executors
-        )
-        return chosen
+        """The first plugin's choice, or None. Raises `PluginError` where that is none."""
+        hook = "fossa_choose_executor"
+        for one in self._called[hook]:
+            chosen = self._decided(hook, one, {"task": task, "executors": executors})
+            if chosen is None:
+                continue
+            if not any(executor.name == chosen for executor in executors):
+                raise PluginError(
+                    f"the plugin {one.plugin!r} chose the executor {chosen!r:.100}, which this "
+                    "node lacks"
+                )
+            return chosen
+        return None
 
     def refuse_task(self, task: Any) -> str | None:
-        """The first reason that a plugin gives, or None."""
-        if not self._called["fossa_refuse_task"]:
-            return None
+        """The first reason that a plugin gives, or None. A check that fails is a reason."""
+        hook = "fossa_refuse_task"
+        for one in self._called[hook]:
+            try:
+                reason = self._decided(hook, one, {"task": task})
+            except PluginError as error:
+                return str(error)
+            if reason:
+                return reason
+        return None
+
+    def _decided(self, hook: str, one: "_Implementation", about: dict[str, Any]) -> str | None:
+        """What a plugin decides; a `PluginError` that names it where it does not."""
         try:
-            reasons = self._manager.hook.fossa_refuse_task(task=task)
-        except Exception as error:
-            self._logger.exception("a plugin's fossa_refuse_task raised")
-            return f"a plugin's check of it failed: {type(error).__name__}: {error}"
-        return str(reasons[0]) if reasons else None
+            decision = one.call(*[about[argument] for argument in one.wanted])
+        except RAISED as error:
+            self._logger.exception("plugin %s: %s raised", one.plugin, hook)
+            text = f"{type(error).__name__}: {error}"
+            raise PluginError(f"the plugin {one.plugin!r} failed at {hook}: {text}") from error
+        if decision is None or isinstance(decision, str):
+            return decision
+        self._guard.odd(f"plugin {one.plugin}", hook, decision, "text or None")
+        raise PluginError(
+            f"the plugin {one.plugin!r} returned a {type(decision).__name__} from {hook}: it "
+            "should be text or None"
+        )
 
     def observe(self, hook: str, **event: Any) -> None:
         """Tell every observer, one by one: one that raises is logged and hurts nobody."""
-        for name, function, wanted in self._called[hook]:
+        for one in self._called[hook]:
             try:
-                function(*[event[argument] for argument in wanted])
-            except Exception:
-                self._logger.exception("plugin %s: %s raised", name, hook)
+                said = one.call(*[event[argument] for argument in one.wanted])
+            except RAISED:
+                self._logger.exception("plugin %s: %s raised", one.plugin, hook)
+            else:
+                if said is not None:
+                    self._guard.odd(f"plugin {one.plugin}", hook, said, "None")

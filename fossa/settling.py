@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable, Container, Sequence
 
 from fossa.contracts import Sink
 from fossa.errors import FossaError
+from fossa.guarding import Guard
 from fossa.ledger import Ledger
 from fossa.tasks import Outcome, Record, Task
 
@@ -27,9 +27,9 @@ _PAGE = 100
 class Sinks:
     """A node's sinks: the required ones are awaited, the others follow in their own time."""
 
-    def __init__(self, sinks: Sequence[Sink], logger: logging.Logger) -> None:
-        self.required = [_Gate(s, logger) for s in sinks if s.required]
-        self._lanes = [_Lane(s, logger) for s in sinks if not s.required]
+    def __init__(self, sinks: Sequence[Sink], guard: Guard) -> None:
+        self.required = [_Gate(s, guard) for s in sinks if s.required]
+        self._lanes = [_Lane(s, guard) for s in sinks if not s.required]
 
     async def take(self, task: Task, outcome: Outcome) -> str:
         """Hand an outcome to every sink; says which required ones did not take it, and why."""
@@ -55,12 +55,16 @@ class Sinks:
             await lane.close()
 
 
+async def _take(guard: Guard, sink: Sink, task: Task, outcome: Outcome) -> None:
+    await guard.call(sink, "take", task, outcome, within=sink.deadline)
+
+
 class _Gate:
     """One required sink. While it fails, it is not given more than it fails to take."""
 
-    def __init__(self, sink: Sink, logger: logging.Logger) -> None:
+    def __init__(self, sink: Sink, guard: Guard) -> None:
         self._sink = sink
-        self._logger = logger
+        self._guard, self._logger = guard, guard.logger
         self._turns = asyncio.Semaphore(AT_ONCE)
         #: Why it did not take the last outcome; empty where it did.
         self.trouble = ""
@@ -75,7 +79,7 @@ class _Gate:
         delay = FIRST_DELAY
         for attempt in range(1, tries + 1):
             try:
-                await asyncio.wait_for(self._sink.take(task, outcome), self._sink.deadline)
+                await _take(self._guard, self._sink, task, outcome)
             except Exception as error:
                 self._failed(task, error, attempt, tries)
             else:
@@ -87,8 +91,7 @@ class _Gate:
         return self.trouble
 
     def _failed(self, task: Task, error: Exception, attempt: int, tries: int) -> None:
-        text = str(error) or f"it took longer than {self._sink.deadline:g} s"
-        said = f"{type(error).__name__}: {text}"
+        said = f"{type(error).__name__}: {error}"
         self.trouble = f"{self._sink.name}: it does not take outcomes: {said}"
         self._logger.warning(
             "sink %s did not take the outcome of %s (try %d of %d): %s",
@@ -135,9 +138,9 @@ async def _collect(
 class _Lane:
     """One best-effort sink and what waits for it."""
 
-    def __init__(self, sink: Sink, logger: logging.Logger) -> None:
+    def __init__(self, sink: Sink, guard: Guard) -> None:
         self._sink = sink
-        self._logger = logger
+        self._guard, self._logger = guard, guard.logger
         self._waiting: asyncio.Queue[tuple[Task, Outcome]] = asyncio.Queue(MAX_WAITING)
         self._worker: asyncio.Task[None] | None = None
 
@@ -156,7 +159,7 @@ class _Lane:
         while True:
             task, outcome = await self._waiting.get()
             try:
-                await asyncio.wait_for(self._sink.take(task, outcome), self._sink.deadline)
+                await _take(self._guard, self._sink, task, outcome)
             except Exception:
                 self._logger.exception(
                     "sink %s did not take the outcome of %s", self._sink.name, task.id

@@ -105,8 +105,12 @@ class Slots:
         models: Mapping[str, Model],
         start: Callable[["LiveTask", Slot, Executor], None],
         executors: Sequence[Executor],
+        ask: Callable[[Executor, str, str], int],
     ) -> None:
-        """Take `start`, which begins an attempt in a slot, by an executor."""
+        """Take `start`, which begins an attempt in a slot, by an executor, and `ask`.
+
+        `ask` is called with a remote executor, `"room"` or `"far_slots"`, and a model's name.
+        """
         self.total = total
         self.queue = TaskQueue()
         self.durations = Durations(models)
@@ -120,7 +124,7 @@ class Slots:
         self._remote = [e for e in executors if e.remote]
         #: By remote executor: the shares of work that other nodes have.
         self._away: dict[str, set[Slot]] = {e.name: set() for e in self._remote}
-        self._start = start
+        self._start, self._ask = start, ask
         self._waking: deque[tuple[LiveTask, asyncio.Future[None]]] = deque()
         self._reserving: deque[asyncio.Future[SlotReservation]] = deque()
         self._watching: list[tuple[bool, asyncio.Future[None]]] = []
@@ -137,7 +141,7 @@ class Slots:
 
     def far_slots(self, model: str) -> int:
         """Slots of other nodes for a model, as far as is known."""
-        return sum(executor.far_slots(model) for executor in self._remote)
+        return sum(self._ask(executor, "far_slots", model) for executor in self._remote)
 
     def enqueue(self, live: "LiveTask") -> None:
         """Ready to run: it starts once it has a lane of its parent's, and a slot."""
@@ -177,7 +181,7 @@ class Slots:
     def _fill_far(self, executor: Executor) -> None:
         away = self._away[executor.name]
         while (live := self.queue.peek(executor.name)) is not None:
-            if len(away) >= executor.room(live.task.model):
+            if len(away) >= self._ask(executor, "room", live.task.model):
                 return
             if self.subtasks_only and live.top_level:
                 return

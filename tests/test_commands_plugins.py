@@ -56,6 +56,15 @@ def test_what_cannot_be_loaded_is_told(install):
     assert "cannot be loaded" in result.output
 
 
+def test_two_of_one_name_are_told(install):
+    for name in ("ours", "theirs"):
+        install(name, "class Sink: pass", {"fossa.sinks": f"twin = {name}:Sink"})
+    result = CliRunner().invoke(main, ["plugins", "--json"])
+    troubles = [row["trouble"] for row in json.loads(result.output) if row["name"] == "twin"]
+    wanted = "several have this name, from ours 1.0 and theirs 1.0: uninstall all but one"
+    assert troubles == [wanted, wanted]
+
+
 def test_one_that_leaves_while_it_is_imported_is_told(install):
     install("leaver", "import sys; sys.exit(3)", {"fossa.sinks": "leaver = leaver:Sink"})
     assert listed()["sink", "leaver"]["trouble"] == "SystemExit: 3"
@@ -64,7 +73,7 @@ def test_one_that_leaves_while_it_is_imported_is_told(install):
 class Watches:
     @hookimpl
     def fossa_task_ended(self, outcome):
-        return "told"
+        """Looks on."""
 
     @hookimpl
     def fossa_refuse_task(self, task):
@@ -87,6 +96,6 @@ async def test_hook_calls_are_traced_where_that_is_asked(monkeypatch, caplog, va
     expected = {
         "fossa_refuse_task returned None",
         "fossa_choose_executor returned 'local'",
-        "fossa_task_ended returned 'told'",
+        "fossa_task_ended returned None",
     }
     assert said == (expected if traced else set())

@@ -346,6 +346,15 @@ def built(tmp_path_factory):
     return out / "html"
 
 
+@pytest.fixture
+def generate(monkeypatch):
+    """The module that writes the generated pages."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import generate
+
+    return generate
+
+
 def test_every_setting_is_in_the_reference(built):
     page = (built / "reference/settings.html").read_text()
     for name in BaseConfig.__annotations__:
@@ -354,10 +363,7 @@ def test_every_setting_is_in_the_reference(built):
     assert "FOSSA_LIMITS" not in page
 
 
-def test_every_setting_has_a_meaning_and_every_number_a_unit(monkeypatch):
-    monkeypatch.syspath_prepend(str(DOCS))
-    import generate
-
+def test_every_setting_has_a_meaning_and_every_number_a_unit(generate):
     settings = {s.name: s for s in generate.settings()}
     assert set(settings) == set(BaseConfig.__annotations__)
     assert [s.name for s in settings.values() if not s.meaning or not s.group] == []
@@ -377,6 +383,48 @@ def test_every_hook_is_in_the_reference(built):
     assert len(hooks) > 5
     for name in hooks:
         assert f'id="fossa.hookspecs.{name}"' in page, name
+
+
+def test_every_hook_has_its_docs_its_test_and_somebody_who_uses_it(generate):
+    from fossa import hookspecs
+    from fossa.plugins import HOOKS
+
+    for name in HOOKS:
+        assert generate.lacking_of(getattr(hookspecs, name)) == [], name
+    page = generate.hooks_page()
+    assert [name for name in HOOKS if f"autofunction:: fossa.hookspecs.{name}" not in page] == []
+    assert page.count("Used by `") == len(HOOKS)
+
+
+def test_the_documentation_cannot_be_built_where_a_hook_lacks_its_docs_or_its_test(
+    generate, monkeypatch
+):
+    from fossa import hookspecs
+
+    def fossa_task_ended(task, outcome):
+        """Called once.
+
+        Args:
+            task: what has ended.
+
+        Returns:
+            Nothing.
+        """
+
+    def brand_new(task):
+        """A task has something."""
+
+    brand_new.__name__ = "fossa_" + "brand_new"
+    assert generate.lacking_of(fossa_task_ended) == [
+        "a sentence about Raising", "the argument outcome",
+    ]  # fmt: skip
+    assert generate.lacking_of(brand_new) == [
+        "a first sentence that says when it is called", "Returns:", "a sentence about Raising",
+        "a test that names it", "a plugin or an example that uses it", "the argument task",
+    ]  # fmt: skip
+    monkeypatch.setattr(hookspecs.fossa_task_ended, "__doc__", fossa_task_ended.__doc__)
+    with pytest.raises(generate.Undocumented, match="the hook fossa_task_ended lacks a sentence"):
+        generate.hooks_page()
 
 
 def test_every_command_is_in_the_reference(built):

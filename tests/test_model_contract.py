@@ -34,7 +34,7 @@ class Summing(ayeaye.PartitionedModel):
             )
 
     def part(self, number):
-        time.sleep(0.01)
+        time.sleep(0.03)
         file = Path(self.directory) / f"{number}.json"
         beside = file.with_suffix(f".{os.getpid()}")
         beside.write_text(json.dumps(number * number))
@@ -82,8 +82,31 @@ class Remembering(Summing):
         type(self).seen.clear()
 
 
+class Sharing(Summing):
+    """Relies on subtasks sharing their parent's process."""
+
+    seen = []
+
+    def part(self, number):
+        type(self).seen.append(number)
+        return number
+
+    def partition_complete(self):
+        (Path(self.directory) / "count.json").write_text(json.dumps(len(self.seen)))
+        type(self).seen.clear()
+
+
+class Once(Summing):
+    """Relies on each subtask being begun once only."""
+
+    def part(self, number):
+        (Path(self.directory) / f"{number}.begun").touch(exist_ok=False)
+        time.sleep(0.1)
+        return super().part(number)
+
+
 class Contract(ModelContract):
-    models = (Summing, Appending, InOrder, Remembering)
+    models = (Summing, Appending, InOrder, Remembering, Sharing, Once)
     model = Summing
 
     def request(self, directory):
@@ -114,11 +137,34 @@ def suite(model, tmp_path):
         (Appending, "test_with_each_subtask_run_twice"),
         (InOrder, "test_in_another_order"),
         (Remembering, "test_with_a_process_for_each_subtask"),
+        (Sharing, "test_in_worker_processes"),
+        (Remembering, "test_on_two_nodes"),
     ],
 )
 def test_a_model_that_is_not_safe_is_found(model, way, tmp_path):
     with pytest.raises(AssertionError, match="its output is another one with"):
         getattr(suite(model, tmp_path), way)()
+
+
+def test_a_model_that_cannot_be_begun_again_is_found(tmp_path):
+    with pytest.raises(AssertionError, match=r"killed workers: subtask_failed: .*FileExistsError"):
+        suite(Once, tmp_path).test_with_workers_that_are_killed()
+
+
+def test_two_nodes_really_share_the_work(tmp_path, monkeypatch):
+    from fossa.testing import model_contract
+
+    class Watched(model_contract.NextDoor):
+        async def run(self, attempt, live):
+            outcome = await super().run(attempt, live)
+            ran_there.append((await self._other.governor.record(attempt.task.id)).task.method)
+            return outcome
+
+    ran_there = []
+    monkeypatch.setattr(model_contract, "NextDoor", Watched)
+    suite(Summing, tmp_path).test_on_two_nodes()
+    assert 0 < len(ran_there) < 12
+    assert set(ran_there) == {"part"}
 
 
 def test_workers_are_really_killed(tmp_path):

@@ -54,10 +54,12 @@ def test_a_new_plugin_installs_and_its_tests_pass(kind, python, tmp_path):
     assert tested.returncode == 0, tested.stdout + tested.stderr
     listed = run(python, "-m", "fossa", "plugins", "--json", cwd=directory)
     [row] = [row for row in json.loads(listed.stdout) if row["name"] == "acme-one"]
-    assert row["kind"] == kind
+    assert row["kind"] == ("plugin" if kind == "observer" else kind)
     assert row["distribution"] == "fossa-acme-one 0.1.0"
     assert row["trouble"] == ""
-    assert row["hooks"] == (["fossa_node_stopped", "fossa_task_ended"] if kind == "plugin" else [])
+    assert row["hooks"] == (
+        ["fossa_node_stopped", "fossa_task_ended"] if kind == "observer" else []
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -154,6 +154,96 @@ async def test_the_outcomes_of_subtasks_are_their_parents():
     assert [taken.task.depth for taken in sink.taken] == [0]
 
 
+# best-effort sinks
+
+
+async def test_a_best_effort_sink_holds_nothing_up(caplog):
+    class Waits(MemorySink):
+        async def take(self, task, outcome):
+            await go_on.wait()
+            await super().take(task, outcome)
+
+    go_on, sink = asyncio.Event(), Waits()
+    async with running(SINKS=[sink]) as node:
+        settled = Settled()
+        task, _ = await node.governor.admit(settled.delivery)
+        assert await settled.end() == [("ack", Status.COMPLETE)]
+        assert sink.taken == []
+        assert not (await node.governor.record(task.id)).owed
+        go_on.set()
+    assert [taken.task.id for taken in sink.taken] == [task.id]
+
+
+async def test_what_a_best_effort_sink_does_not_take_is_logged_and_left(caplog):
+    sink, other = MemorySink(failures=1), MemorySink()
+    other.name = "other"
+    async with running(SINKS=[sink, other]) as node:
+        settled = Settled()
+        first, _ = await node.governor.admit(settled.delivery)
+        assert await settled.end() == [("ack", Status.COMPLETE)]
+        second = await node.submit("Echo", "say", method_kwargs={"what": 2})
+        await until(lambda: len(other.taken) == 2)
+        await until(lambda: sink.taken)
+        assert node.governor.not_ready() == []
+    assert [taken.task.id for taken in sink.taken] == [second.id]
+    assert f"sink MemorySink did not take the outcome of {first.id}" in caplog.text
+    assert "ConnectionError: this sink was told to fail" in caplog.text
+
+
+async def test_a_best_effort_sink_that_is_too_slow_loses_the_oldest(monkeypatch, caplog):
+    monkeypatch.setattr(settling, "MAX_WAITING", 2)
+
+    class Waits(MemorySink):
+        begun = 0
+
+        async def take(self, task, outcome):
+            self.begun += 1
+            await go_on.wait()
+            await super().take(task, outcome)
+
+    go_on, sink = asyncio.Event(), Waits()
+    async with running(SINKS=[sink], SLOTS=1) as node:
+        ids = []
+        for number in range(5):
+            handle = await node.submit("Echo", "say", method_kwargs={"what": number})
+            assert (await handle.outcome(20)).complete
+            ids.append(handle.id)
+            await until(lambda: sink.begun)
+        go_on.set()
+        await until(lambda: len(sink.taken) == 3)
+    assert [taken.task.id for taken in sink.taken] == [ids[0], *ids[3:]]
+    for lost in ids[1:3]:
+        assert f"sink Waits is too slow: it did not get the outcome of {lost}" in caplog.text
+
+
+async def test_a_sink_that_took_it_and_could_not_say_so_gets_it_again():
+    class Deaf(MemorySink):
+        async def take(self, task, outcome):
+            await super().take(task, outcome)
+            if len(self.taken) == 1:
+                raise ConnectionResetError("the answer was lost")
+
+    sink = Deaf(required=True)
+    async with running(SINKS=[sink]) as node:
+        settled = Settled()
+        task, _ = await node.governor.admit(settled.delivery)
+        assert await settled.end() == [("ack", Status.COMPLETE)]
+    assert [taken.task.id for taken in sink.taken] == [task.id, task.id]
+    assert sink.taken[0] == sink.taken[1]
+
+
+async def test_every_required_sink_has_to_take_it():
+    takes, refuses = MemorySink(required=True), MemorySink(required=True, failures=10**9)
+    takes.name, refuses.name = "takes", "refuses"
+    async with running(SINKS=[takes, refuses]) as node:
+        settled = Settled(rejects=True)
+        await node.governor.admit(settled.delivery)
+        [(what, _, why)] = await settled.end()
+        assert what == "reject"
+        assert why.startswith("refuses: it does not take outcomes")
+        assert len(takes.taken) == 1
+
+
 # leases
 
 

@@ -13,6 +13,7 @@ import fossa.testing
 from fossa import BaseConfig
 from fossa.errors import NodeStopped, TaskRefused
 from fossa.testing import (
+    FakeClock,
     LeakGuard,
     MemoryExecutor,
     MemorySink,
@@ -109,6 +110,39 @@ async def test_a_memory_executor_holds_until_it_is_released(start_node):
     executor.release()
     assert (await handle.outcome(10)).complete
     assert [attempt.task.id for attempt in executor.attempts] == [handle.id]
+
+
+# the clock
+
+
+async def test_a_fake_clock_wakes_sleepers_in_their_order_each_at_its_own_time():
+    clock, woke = FakeClock(now=1000.0), []
+
+    async def sleeps(name, *pauses):
+        for seconds in pauses:
+            await clock.sleep(seconds)
+            woke.append((name, clock.time()))
+
+    tasks = [asyncio.create_task(sleeps("a", 5, 5)), asyncio.create_task(sleeps("b", 7))]
+    await clock.asleep(2)
+    assert (clock.next_in(), clock.monotonic()) == (5, 0)
+    await clock.advance(4.5)
+    assert woke == []
+    await clock.advance(60)
+    assert woke == [("a", 1005), ("b", 1007), ("a", 1010)]
+    assert (clock.time(), clock.monotonic(), clock.next_in()) == (1064.5, 64.5, None)
+    await asyncio.gather(*tasks)
+
+
+async def test_a_fake_clock_forgets_who_was_cancelled():
+    clock = FakeClock()
+    sleeper = asyncio.create_task(clock.sleep(1))
+    await clock.asleep()
+    sleeper.cancel()
+    await asyncio.wait([sleeper])
+    await clock.advance(2)
+    await clock.sleep(0)
+    assert clock.next_in() is None
 
 
 # the fixture of nodes

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -251,10 +252,82 @@ async def test_private_addresses_are_refused(receiver, host):
     ("address", "public"),
     [("1.1.1.1", True), ("2606:4700::1111", True), ("192.168.0.1", False), ("224.0.0.1", False),
      ("100.64.0.1", False), ("2002:7f00:1::", False), ("fe80::1%eth0", False),
-     ("64:ff9b::101:101", True)],
+     ("64:ff9b::101:101", True), ("0.0.0.0", False), ("::", False), ("169.254.169.254", False),
+     ("::ffff:169.254.169.254", False), ("::ffff:10.0.0.1", False), ("::ffff:1.1.1.1", True),
+     ("255.255.255.255", False), ("ff02::1", False), ("fd00:ec2::254", False)],
 )  # fmt: skip
 def test_which_addresses_are_public(address, public):
     assert is_public(address) is public
+
+
+class Names:
+    """Has names lead to these addresses, one lookup after another; no packet leaves."""
+
+    def __init__(self, monkeypatch, *lookups):
+        self.lookups, self.asked, self.reached = list(lookups), [], []
+        monkeypatch.setattr("aiohttp.ThreadedResolver.resolve", self._resolve)
+        monkeypatch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", self._connect)
+
+    async def _resolve(self, host, port=0, family=0):
+        self.asked.append(host)
+        return [
+            {"hostname": host, "host": address, "port": port, "family": socket.AF_INET,
+             "proto": 0, "flags": socket.AI_NUMERICHOST}
+            for address in self.lookups.pop(0)
+        ]  # fmt: skip
+
+    async def _connect(self, addr_infos, **_):
+        self.reached += [info[4][0] for info in addr_infos]
+        raise ConnectionRefusedError("nobody is there")
+
+
+async def test_the_address_that_was_checked_is_the_one_that_is_reached(monkeypatch):
+    # It leads to a public address when it is looked up, and to this computer from then on.
+    names = Names(monkeypatch, ["1.1.1.1"], ["127.0.0.1"], ["127.0.0.1"])
+    async with Opened(WebhookSink("http://rebinding.example/", tries=1)) as sink:
+        with pytest.raises(FossaError, match="did not take it: Cannot connect"):
+            await sink.take(TASK, ended())
+        assert names.asked == ["rebinding.example"]
+        assert names.reached == ["1.1.1.1"]
+        sink._session.connector.clear_dns_cache()
+        with pytest.raises(FossaError, match=r"rebinding\.example is at 127\.0\.0\.1, which is no"):
+            await sink.take(TASK, ended())
+    assert names.reached == ["1.1.1.1"]
+
+
+async def test_of_several_addresses_only_public_ones_are_reached(monkeypatch):
+    mixed = ["10.0.0.1", "1.1.1.1", "169.254.169.254", "::ffff:127.0.0.1"]
+    names = Names(monkeypatch, mixed)
+    async with Opened(WebhookSink("https://mixed.example/", tries=1)) as sink:
+        with pytest.raises(FossaError, match="did not take it"):
+            await sink.take(TASK, ended())
+    assert names.reached == ["1.1.1.1"]
+
+
+async def test_no_proxy_of_the_environment_is_asked(receiver, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{receiver.port}")
+    names = Names(monkeypatch, ["1.1.1.1"])
+    async with Opened(WebhookSink("http://public.example/", tries=1)) as sink:
+        with pytest.raises(FossaError):
+            await sink.take(TASK, ended())
+    assert (names.reached, receiver.requests) == (["1.1.1.1"], [])
+
+
+async def test_tries_are_ever_further_apart(receiver, monkeypatch):
+    slept = []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr("fossa.builtin.webhook.random.uniform", lambda low, high: high)
+    async with Opened(hook(receiver, tries=7)) as sink:
+        receiver.answers = [(503, {})] * 4 + [
+            (429, {"Retry-After": "3"}),
+            (429, {"Retry-After": "9"}),
+        ]
+        sink._sleep = sleep
+        await sink.take(TASK, ended())
+    assert slept == [0.5, 1, 2, 4, 5, 5]
 
 
 # options

@@ -60,6 +60,8 @@ class WebhookSink(Sink):
         required: whether a task is settled only once its outcome was taken.
     """
 
+    _sleep = staticmethod(asyncio.sleep)
+
     def __init__(
         self,
         url: str,
@@ -119,7 +121,7 @@ class WebhookSink(Sink):
                     text = _words(error)
                     raise FossaError(f"{self._where} did not take it: {text}") from error
                 wait = max(delay, getattr(error, "retry_after", 0.0))
-                await asyncio.sleep(min(MAX_DELAY, wait * random.uniform(0.5, 1.0)))
+                await self._sleep(min(MAX_DELAY, wait * random.uniform(0.5, 1.0)))
                 delay *= 2
 
     async def _post(self, task_id: str, body: bytes) -> None:

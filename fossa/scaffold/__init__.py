@@ -14,7 +14,7 @@ GROUPS = {
     "source": "fossa.sources",
     "executor": "fossa.executors",
     "sink": "fossa.sinks",
-    "plugin": "fossa.plugins",
+    "observer": "fossa.plugins",
 }
 KINDS = tuple(GROUPS)
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -66,8 +66,7 @@ def _facts(kind: str, name: str) -> dict[str, Any]:
         "group": GROUPS[kind],
         "distribution": f"fossa-{name}",
         "package": f"fossa_{'_'.join(words)}",
-        "cls": "".join(word.capitalize() for word in words)
-        + ("" if kind == "plugin" else kind.capitalize()),
+        "cls": "".join(word.capitalize() for word in [*words, kind]),
         "fossa_version": version("ayeaye-fossa"),
     }
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fossa.testing.clock import FakeClock
     from fossa.testing.components import ComponentContract
     from fossa.testing.doubles import MemoryExecutor, MemorySink, MemorySource, RecordingLiveAttempt
     from fossa.testing.executors import ExecutorContract
@@ -27,6 +28,7 @@ __all__ = [
     "SinkContract",
     "SourceContract",
     # doubles
+    "FakeClock",
     "MemoryExecutor",
     "MemorySink",
     "MemorySource",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "fossa.testing.clock": ("FakeClock",),
     "fossa.testing.components": ("ComponentContract",),
     "fossa.testing.doubles": (
         "MemoryExecutor",

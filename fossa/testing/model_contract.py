@@ -23,8 +23,10 @@ from fossa.worker.loading import WORKER_MARK
 
 #: Seconds by which a shuffled subtask is late, at the most.
 LATE = 0.05
-#: Workers that are killed while the model runs.
-KILLS = 3
+#: Workers that are killed while the model runs, and seconds into it, at the most.
+KILLS, KILL_WITHIN = 3, 0.02
+#: Seconds after which a model without subtasks is killed.
+KILL_AFTER = 1.0
 
 
 class ModelContract:
@@ -136,12 +138,16 @@ class Duplicated(LocalExecutor):
 
 
 class Killed(LocalExecutor):
-    """Now and then a worker is killed, whatever it runs."""
+    """Now and then a worker is killed, whatever it runs: one that works, and does not just start.
+
+    Between two kills a subtask has come to its end.
+    """
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__()
         self._chance = chance
         self._left = KILLS
+        self._at_work = asyncio.Event()
 
     async def open(self, node: Node) -> None:
         self._mark = str(node.composition.state_dir or node.id)
@@ -151,18 +157,27 @@ class Killed(LocalExecutor):
         running = asyncio.ensure_future(super().run(attempt, live))
         try:
             if self._left and (attempt.task.depth or attempt.number == 1):
-                await self._kill_soon(running)
-            return await running
+                await self._kill_soon(running, None if attempt.task.depth else KILL_AFTER)
+            outcome = await running
+            if attempt.task.depth:
+                self._at_work.set()
+            return outcome
         except asyncio.CancelledError:
             running.cancel()
             await asyncio.wait([running])
             raise
 
-    async def _kill_soon(self, running: "asyncio.Future[Outcome]") -> None:
+    async def _kill_soon(self, running: "asyncio.Future[Outcome]", after: float | None) -> None:
         """Kill one of the workers while an attempt is under way."""
-        await asyncio.wait([running], timeout=self._chance.uniform(0, LATE))
+        at_work = asyncio.ensure_future(self._at_work.wait())
+        futures = (running, at_work)
+        await asyncio.wait(futures, timeout=after, return_when=asyncio.FIRST_COMPLETED)
+        at_work.cancel()
+        await asyncio.wait([running], timeout=self._chance.uniform(0, KILL_WITHIN))
         workers = [process for process in psutil.Process().children() if self._is_mine(process)]
-        if workers and self._left and not running.done():
+        due = self._at_work.is_set() or after is not None
+        if workers and due and self._left and not running.done():
+            self._at_work.clear()
             self._left -= 1
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._chance.choice(workers).pid, signal.SIGKILL)
