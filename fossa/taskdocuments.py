@@ -95,8 +95,6 @@ def _decoded(body: bytes, newer: bool) -> _Newer:
     try:
         return _decode_newer(body) if newer else _decode(body)
     except msgspec.ValidationError as error:
-        raise BadDocument(
-            "bad_message", f"the body is not what it should be: {error}"
-        ) from None
+        raise BadDocument("bad_message", f"the body is not what it should be: {error}") from None
     except (ValueError, RecursionError) as error:  # a ValueError where it is not UTF-8
         raise BadDocument("bad_json", f"the body is not JSON: {error}") from None

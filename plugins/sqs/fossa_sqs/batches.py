@@ -111,5 +111,3 @@ def deletes(sqs: Sqs, url: str) -> Batch:
 
 def changes(sqs: Sqs, url: str) -> Batch:
     return Batch(sqs, url, "change_message_visibility_batch", "change_message_visibility")
-
-

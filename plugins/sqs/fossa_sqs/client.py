@@ -97,7 +97,9 @@ class Sqs:
             )
             credentials: Any = await session.get_credentials()
         except NoRegionError:
-            raise _mistake("region is missing: give region='eu-west-1', or set AWS_REGION") from None
+            raise _mistake(
+                "region is missing: give region='eu-west-1', or set AWS_REGION"
+            ) from None
         except (BotoCoreError, ValueError) as error:
             raise _mistake(f"the SDK cannot make a client: {error}") from None
         if credentials is None:
@@ -154,7 +156,7 @@ async def insist(act: Callable[[], Awaitable[_T]], tries: int = 6) -> _T:
 def pause(number: int) -> float:
     """Seconds before the next try, after so many pauses."""
     longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(number, 10))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    return longest * random.uniform(0.5, 1.0)
 
 
 def _understood(operation: str, error: ClientError) -> FossaError:

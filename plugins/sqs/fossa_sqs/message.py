@@ -23,6 +23,8 @@ class Held:
     #: Settled, or SQS's again.
     over: bool = False
     task_id: str | None = None
+    #: Whether its sender wants to hear of the end.
+    wants_reply: bool = True
     #: When its attempt began; None: it has not.
     begun: float | None = None
 
