@@ -144,7 +144,7 @@ class Sqs:
 
 
 async def insist(act: Callable[[], Awaitable[_T]], tries: int = 6) -> _T:
-    """Try again, with longer and longer pauses, what SQS could not do. Raises SqsTrouble at last."""
+    """Try again, with longer and longer pauses. Raises the last SqsTrouble."""
     for number in range(tries - 1):
         try:
             return await act()
