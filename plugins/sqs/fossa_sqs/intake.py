@@ -31,6 +31,7 @@ class Intake:
         self._pace = Pace(slots=node.composition.slots)
         self._failures = 0
         self._settled = asyncio.Event()
+        self._polling: asyncio.Task[None] | None = None
         guests.on_settled = self._learn
         guests.on_refused = self._refused
         #: Why nothing can be received now; None: it can.
@@ -46,12 +47,15 @@ class Intake:
                     await self._fetch()
         finally:
             watching.cancel()
+            if self._polling is not None:
+                self._polling.cancel()  # what it still brings goes back
             await asyncio.gather(watching, return_exceptions=True)
 
     # one message for one slot
 
     async def _fetch(self) -> None:
         reservation = await self._node.reserve()
+        self._settled.clear()
         try:
             found = await self._receive(1, 0)
             if found:
@@ -64,32 +68,27 @@ class Intake:
         await self._listen()
 
     async def _listen(self) -> None:
-        """Wait for messages while a slot is free: none is kept meanwhile."""
-        polling = asyncio.create_task(self._receive(1, self._options.poll))
-        busy = asyncio.create_task(self._node.slot_free(False))
-        try:
-            await asyncio.wait([polling, busy], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            busy.cancel()
-            found = await self._last_call(polling)
-        for held in found:
-            await self._begin(held)
+        """Wait for messages while a slot is free; none is kept meanwhile.
 
-    async def _last_call(self, polling: "asyncio.Task[list[Held]]") -> list[Held]:
-        """What a receive has to give, or nothing where it has not answered in a moment."""
+        A receive that SQS has begun is seen through: whoever hangs up may lose what it was about to
+        bring, for as long as that is hidden. So it goes on while the node is busy, or looks again
+        because something was settled (a FIFO queue has the next of that group now).
+        """
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.create_task(self._poll())
+        waits = [
+            asyncio.create_task(self._node.slot_free(False)),
+            asyncio.create_task(self._settled.wait()),
+        ]
         try:
-            async with asyncio.timeout(0 if polling.done() else LAST_CALL):
-                return await asyncio.shield(polling)
-        except TimeoutError:
-            if polling.done() and not polling.cancelled():
-                return polling.result()
-            polling.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await polling
-            return []
-        except asyncio.CancelledError:
-            self._guests.do(self._return(polling))
-            raise
+            await asyncio.wait([self._polling, *waits], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _poll(self) -> None:
+        for held in await self._receive(1, self._options.poll):
+            await self._begin(held)
 
     async def _return(self, polling: "asyncio.Task[list[Held]]") -> None:
         """Nobody takes what this receive brings: it goes back at once."""
@@ -117,6 +116,7 @@ class Intake:
         reservation: Reservation | None = None
         if not self._guests.held:
             reservation = await self._node.reserve()
+        self._settled.clear()
         try:
             found = await self._receive(MOST, 0)
         finally:
@@ -127,7 +127,6 @@ class Intake:
         if not found and not self._guests.held:
             await self._listen()
         elif not found:
-            self._settled.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await self._settled.wait()
@@ -153,7 +152,7 @@ class Intake:
     # receiving
 
     async def _receive(self, most: int, wait: int) -> list[Held]:
-        """Messages, or none; where SQS is in trouble, none after a pause. Cancelled, none is lost."""
+        """Messages, or none; none after a pause where SQS is in trouble. Loses none if cancelled."""
         polling = asyncio.create_task(self._ask(most, wait))
         try:
             found = await asyncio.shield(polling)

@@ -73,7 +73,5 @@ def _policy(text: str | None) -> dict[str, Any]:
 def _missing(name: str, error: SqsRefused) -> ConfigError:
     return ConfigError(
         'use("sqs")',
-        [
-            f"there is no queue {name} in this region and account: create it, or see the name ({error})"
-        ],
+        [f"there is no queue {name} in this region and account: create it first ({error})"],
     )

@@ -89,9 +89,7 @@ class Queues:
                 "maxReceiveCount": receives,
             }
             attributes["RedrivePolicy"] = json.dumps(policy)
-        made = self.client.create_queue(
-            QueueName=f"{name}{end}", Attributes={**said, **attributes}
-        )
+        made = self.client.create_queue(QueueName=f"{name}{end}", Attributes={**said, **attributes})
         return made["QueueUrl"]
 
     def dead(self, url):
@@ -118,13 +116,14 @@ class Queues:
         found = []
         while True:
             got = self.client.receive_message(
-                QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"],
-                AttributeNames=["All"], WaitTimeSeconds=0,
+                QueueUrl=url,
+                MaxNumberOfMessages=10,
+                MessageAttributeNames=["All"],
+                AttributeNames=["All"],
+                WaitTimeSeconds=0,
             ).get("Messages", [])
             if not got:
                 return found
             for message in got:
                 found.append(message)
-                self.client.delete_message(
-                    QueueUrl=url, ReceiptHandle=message["ReceiptHandle"]
-                )
+                self.client.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
