@@ -155,7 +155,7 @@ async def insist(act: Callable[[], Awaitable[_T]], tries: int = 6) -> _T:
 
 def pause(number: int) -> float:
     """Seconds before the next try, after so many pauses."""
-    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(number, 10))
+    longest: float = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(number, 10))
     return longest * random.uniform(0.5, 1.0)
 
 

@@ -288,7 +288,9 @@ class Guests:
         once: str,
     ) -> None:
         """Send a message. `group` and `once` (the deduplication id) are for FIFO queues."""
-        more = {"MessageGroupId": group or "fossa", "MessageDeduplicationId": once} if fifo else {}
+        more: dict[str, Any] = {}
+        if fifo:
+            more = {"MessageGroupId": group or "fossa", "MessageDeduplicationId": once}
         await insist(
             lambda: self.sqs.call(
                 "send_message",

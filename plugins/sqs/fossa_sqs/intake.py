@@ -152,7 +152,7 @@ class Intake:
     # receiving
 
     async def _receive(self, most: int, wait: int) -> list[Held]:
-        """Messages, or none; none after a pause where SQS is in trouble. Loses none if cancelled."""
+        """Messages, or none; none after a pause where SQS is in trouble. Cancelled: loses none."""
         polling = asyncio.create_task(self._ask(most, wait))
         try:
             found = await asyncio.shield(polling)

@@ -46,7 +46,8 @@ class Held:
 
     @property
     def group(self) -> str | None:
-        return self.raw.get("Attributes", {}).get("MessageGroupId")
+        found: str | None = self.raw.get("Attributes", {}).get("MessageGroupId")
+        return found
 
     @property
     def attributes(self) -> dict[str, Any]:

@@ -63,7 +63,8 @@ class Options:
 
 def options(**given: Any) -> Options:
     """Check what was given, all of it. Raises ConfigError that names every mistake."""
-    return checked(Options, _CHECKS, given)
+    chosen: Options = checked(Options, _CHECKS, given)
+    return chosen
 
 
 def checked(shape: type[Any], checks: Mapping[str, Check], given: Mapping[str, Any]) -> Any:
@@ -119,7 +120,7 @@ def _endpoint(value: Any) -> str | None:
     return "should be like http://127.0.0.1:5000, with no user and password in it"
 
 
-def _flag(value: Any) -> str | None:
+def flag(value: Any) -> str | None:
     return None if isinstance(value, bool) else f"is {value!r:.60}: it should be True or False"
 
 
@@ -154,11 +155,16 @@ def _urls(value: Any) -> str | None:
     return f"is {value!r:.120}: it should be a list of queues' URLs"
 
 
-_CHECKS: dict[str, Check] = {
+#: Of what source and sink have in common.
+SHARED_CHECKS: dict[str, Check] = {
     "queue": _queue,
     "region": _region,
     "endpoint_url": _endpoint,
-    "dead_letters": _flag,
+    "timeout": seconds(0.1, 600),
+}
+_CHECKS: dict[str, Check] = {
+    **SHARED_CHECKS,
+    "dead_letters": flag,
     "not_accepted": _not_accepted,
     "leave_pause": seconds(0, 900),
     "max_receives": whole(1, 1000),
@@ -166,5 +172,4 @@ _CHECKS: dict[str, Check] = {
     "poll": whole(1, LONGEST_POLL),
     "max_message_bytes": whole(1, MESSAGE_LIMIT),
     "reply_queues": _urls,
-    "timeout": seconds(0.1, 600),
 }

@@ -47,7 +47,7 @@ async def find(sqs: Sqs, name: str, url: str | None = None) -> Queue:
 
 
 async def _url(sqs: Sqs, name: str, owner: str | None = None) -> str:
-    more = {"QueueOwnerAWSAccountId": owner} if owner else {}
+    more: dict[str, Any] = {"QueueOwnerAWSAccountId": owner} if owner else {}
     answer = await sqs.call("get_queue_url", QueueName=name, **more)
     return str(answer["QueueUrl"])
 
