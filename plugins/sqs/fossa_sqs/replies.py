@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from fossa import Node, Outcome, Reason, Status
+from fossa.brokers import BrokerError, Reply
 
 #: Bytes of a message that are kept for its attributes.
 _ATTRIBUTES = 1024
@@ -50,3 +51,47 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "started": outcome.started,
         "finished": outcome.finished,
     }
+
+
+class _Said(msgspec.Struct):
+    status: Status
+    reason: Reason
+    message: str = ""
+    error: str | None = None
+    traceback: tuple[str, ...] = ()
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    result_is_json: bool = True
+    failed_subtask: str | None = None
+    attempt: int = 0
+    started: float | None = None
+    finished: float = 0.0
+
+
+class _Node(msgspec.Struct):
+    id: str
+    name: str
+
+
+class _Reply(msgspec.Struct):
+    task_id: str | None
+    node: _Node
+    outcome: _Said
+
+
+_decode = msgspec.json.Decoder(_Reply).decode
+
+
+def read_reply(body: bytes) -> Reply:
+    """What a node said of a task's end. Raises BrokerError."""
+    try:
+        found = _decode(body)
+    except (ValueError, RecursionError) as error:
+        raise BrokerError(f"the reply cannot be read: {error}") from None
+    values = {name: getattr(found.outcome, name) for name in found.outcome.__struct_fields__}
+    result = bytes(values.pop("result"))
+    return Reply(
+        task_id=found.task_id,
+        node=found.node.name,
+        node_id=found.node.id,
+        outcome=Outcome(result_json=result, **values),
+    )
