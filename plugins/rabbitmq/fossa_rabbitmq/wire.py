@@ -139,7 +139,6 @@ def read(kind: str, body: bytes, properties: pika.BasicProperties) -> Any:
     return _decoded(decoders[kind].decode, body, f"the body of a {kind}")
 
 
-
 def read_task(body: bytes, properties: pika.BasicProperties, limit: int) -> tuple[Request, bool]:
     """The request in a `fossa.task`, and whether a reply is wanted. Raises BadMessage.
 

@@ -19,10 +19,12 @@ def client(queues, url, **options):
 async def test_a_task_and_its_reply(queues, fifo):
     url, replies = queues.make(fifo=fifo), queues.make(dead=False)
     request = Request(model="Word", method="say", method_kwargs={"word": "hi"})
-    async with running(source(queues, url, reply_queues=[replies])):
-        async with client(queues, url, replies=replies) as broker:
-            sent = await broker.submit(request)
-            reply = await broker.outcome(sent, 20)
+    async with (
+        running(source(queues, url, reply_queues=[replies])),
+        client(queues, url, replies=replies) as broker,
+    ):
+        sent = await broker.submit(request)
+        reply = await broker.outcome(sent, 20)
     assert (reply.outcome.complete, reply.outcome.result) == (True, "hi")
 
 

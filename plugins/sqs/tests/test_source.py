@@ -127,14 +127,16 @@ async def test_a_model_for_another_node_is_left_to_it(queues):
     class Elsewhere(Word):
         pass
 
-    async with running(source(queues, url, leave_pause=0, max_receives=1000)):
-        async with running(
+    async with (
+        running(source(queues, url, leave_pause=0, max_receives=1000)),
+        running(
             source(queues, url, leave_pause=0, max_receives=1000),
             ACCEPTED_MODEL_CLASSES=(Elsewhere,),
-        ) as other:
-            await until(lambda: queues.counts(url) == (0, 0))
-            [record] = await other.governor.page()
-            assert record.outcome.result == "here"
+        ) as other,
+    ):
+        await until(lambda: queues.counts(url) == (0, 0))
+        [record] = await other.governor.page()
+        assert record.outcome.result == "here"
     assert not queues.take_all(queues.dead(url))
 
 
@@ -213,7 +215,7 @@ async def test_twelve_hours_are_the_end(queues):
 
 
 class Faults:
-    """A proxy in front of the server: `plan` says of an operation what befalls it, and how often."""
+    """A proxy before the server: `plan` says what befalls an operation, and how often."""
 
     def __init__(self, target):
         self.target = target
