@@ -13,7 +13,7 @@ from workloads import Work
 from fossa import BaseConfig, Fossa, Sink, use
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "plugins/sqs/tests"))
-from sqs_support import REGION, Queues, Server  # noqa: E402 - after its place is known
+from sqs_support import REGION, Queues, Server
 
 BODY = json.dumps({"model": "Work", "method": "noop", "method_kwargs": {"i": 1}})
 

@@ -10,7 +10,7 @@ from fossa_sqs.client import Sqs, SqsRefused, SqsTrouble, insist
 #: Entries of a call, at the most: SQS's own limit.
 MOST = 10
 #: Seconds that the first entry waits for others.
-GATHER = 0.002
+GATHER = 0.02
 #: Times that an entry is tried by itself.
 TRIES = 6
 

@@ -154,6 +154,7 @@ class Guests:
         """Have the node run the one task of a message, and then settle that."""
 
         async def ack(outcome: Outcome) -> None:
+            held.took = time.monotonic() - held.begun if held.begun is not None else None
             twins = self._twins.pop(held.task_id or "", set()) | {held}
             work = [self.do(self._settle(one, outcome)) for one in twins]
             await asyncio.shield(asyncio.gather(*work))

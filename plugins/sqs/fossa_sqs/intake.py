@@ -143,7 +143,7 @@ class Intake:
 
     def _learn(self, held: Held) -> None:
         self._settled.set()
-        self._pace.learn(held.begun)
+        self._pace.learn(held.took)
 
     def _refused(self, error: FossaError) -> None:
         self._pace.forget()

@@ -27,6 +27,8 @@ class Held:
     wants_reply: bool = True
     #: When its attempt began; None: it has not.
     begun: float | None = None
+    #: Seconds from there to its outcome; None: there is none.
+    took: float | None = None
 
     @property
     def id(self) -> str:

@@ -1,7 +1,5 @@
 """How long the messages of a queue take here, and how many may be brought ahead."""
 
-import time
-
 #: Messages are brought ahead where they take less than this, in seconds; no more above the other.
 SHORT_BELOW, SHORT_NOT_ABOVE = 0.015, 0.05
 #: Seconds of work, for each slot, that may be here ahead.
@@ -22,13 +20,13 @@ class Pace:
         self._was_short = False
         self.forget()
 
-    def learn(self, begun: float | None) -> None:
-        """A message that began then has been settled. None: it never began."""
-        if begun is None:
+    def learn(self, seconds: float | None) -> None:
+        """A message took so long to run. None: it did not run here."""
+        if seconds is None:
             return
         self._samples += 1
         weight = max(WEIGHT, 1 / self._samples)
-        self._mean += weight * (time.monotonic() - begun - self._mean)
+        self._mean += weight * (seconds - self._mean)
 
     def forget(self) -> None:
         """What was thought short was not: learn anew."""
