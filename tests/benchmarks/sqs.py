@@ -26,7 +26,7 @@ class Config(BaseConfig):
 
 async def tasks_from_sqs(bench):
     """Add the row to a bench: tasks a second."""
-    count = max(100, int(1000 * bench.scale))
+    count = max(100, int(300 * bench.scale))
     row = bench.row("S1 tasks from SQS / bare receive and delete", "a second", 0.8)
     os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
     with Server() as server:
