@@ -45,7 +45,7 @@ $(VENV)/.demo-is-set-up: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.is-set-up: pyproject.toml $(wildcard plugins/*/pyproject.toml) $(VENV)/.demo-is-set-up
-	$(BIN)/python -m pip install -e '.[test,lint,docs,examples]' $(PLUGINS:%=-e %)
+	$(BIN)/python -m pip install -e '.[test,lint,docs,examples]' $(PLUGINS:%=-e './%[test]')
 	@touch $@
 
 # For tests with nodes of both versions in one cluster.

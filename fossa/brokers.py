@@ -27,7 +27,7 @@ SUBMIT = 30.0
 #: Dead letters that are listed unless somebody asks for more.
 LISTED = 100
 #: What to install for the schemes that we know of.
-_HOMES = {"amqp": "fossa-rabbitmq", "amqps": "fossa-rabbitmq"}
+_HOMES = {"amqp": "fossa-rabbitmq", "amqps": "fossa-rabbitmq", "sqs": "fossa-sqs"}
 
 
 class BrokerError(FossaError):

@@ -163,6 +163,12 @@ class Local(Bench):
             for node in nodes:
                 await node.stop()
 
+    async def s1(self):
+        """Tasks from SQS, beside a loop that only receives and deletes."""
+        from sqs import tasks_from_sqs
+
+        await tasks_from_sqs(self)
+
     async def p1(self):
         """Attempts in fresh processes, beside interpreters that import ayeaye."""
         await fresh_processes(self)

@@ -164,21 +164,6 @@ class Parked(Struct):
     model: Name
 
 
-class TaskDocument(Struct):
-    """What a `fossa.task` says: as `POST /api/1/tasks`, and `reply`."""
-
-    model: str
-    method: str | None = None
-    method_kwargs: dict[str, Any] | None = None
-    model_construction_kwargs: dict[str, Any] | None = None
-    partition_initialise_kwargs: dict[str, Any] | None = None
-    resolver_context: dict[str, Any] | None = None
-    timeout: float | None = None
-    retries: int | None = None
-    priority: int | None = None
-    reply: bool = True
-
-
 class Arguments(Struct, forbid_unknown_fields=True):
     """What a subtask is called with."""
 

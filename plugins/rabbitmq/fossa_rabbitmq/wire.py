@@ -22,6 +22,7 @@ from fossa import (
     Request,
     Status,
 )
+from fossa.taskdocuments import BadDocument, read_task_document
 from fossa_rabbitmq.properties import UNREADABLE
 from fossa_rabbitmq.shapes import (
     BY_KIND,
@@ -55,7 +56,6 @@ from fossa_rabbitmq.shapes import (
     Subtask,
     SubtaskOutcome,
     Subtasks,
-    TaskDocument,
     TaskOutcome,
     WhoseOutcome,
     closed,
@@ -139,38 +139,25 @@ def read(kind: str, body: bytes, properties: pika.BasicProperties) -> Any:
     return _decoded(decoders[kind].decode, body, f"the body of a {kind}")
 
 
-_decode_task = msgspec.json.Decoder(closed(TaskDocument)).decode
-_decode_newer_task = msgspec.json.Decoder(TaskDocument).decode
-
-
 def read_task(body: bytes, properties: pika.BasicProperties, limit: int) -> tuple[Request, bool]:
     """The request in a `fossa.task`, and whether a reply is wanted. Raises BadMessage.
 
     The request is as hostile as before: admission checks what is in it.
     """
     check_properties(properties)
-    if len(body) > limit:
-        raise BadMessage("too_large", f"the body has {len(body)} bytes and the limit is {limit}")
     newer = version_of(properties)[1] > VERSION[1]
-    document: Any = _decoded(_decode_newer_task if newer else _decode_task, body, "the body")
-    if document.reply and not properties.reply_to:
+    try:
+        request, reply = read_task_document(
+            body, limit=limit, key=_key(body, properties), newer=newer
+        )
+    except BadDocument as error:
+        raise BadMessage(error.reason, str(error)) from None
+    if reply and not properties.reply_to:
         raise BadMessage(
             "no_reply_to",
             'the property reply_to is missing: name a queue, or put "reply": false into the body',
         )
-    request = Request(
-        model=document.model,
-        method="go" if document.method is None else document.method,
-        method_kwargs=document.method_kwargs,
-        model_construction_kwargs=document.model_construction_kwargs,
-        partition_initialise_kwargs=document.partition_initialise_kwargs,
-        resolver_context=document.resolver_context,
-        timeout=document.timeout,
-        retries=document.retries,
-        priority=document.priority,
-        idempotency_key=_key(body, properties),
-    )
-    return request, document.reply
+    return request, reply
 
 
 def check_properties(properties: pika.BasicProperties) -> None:

@@ -1,0 +1,1 @@
+"""Fossa over Amazon SQS: tasks in, outcomes out."""
