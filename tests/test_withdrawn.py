@@ -1,4 +1,4 @@
-"""Tasks that their source takes back, and that come again at once: no delivery is left unsettled."""
+"""Tasks that their source takes back, and that come again: no delivery is left unsettled."""
 
 import asyncio
 
