@@ -367,29 +367,15 @@ class Governor(Node):
         live.begun = True
         final = False
         try:
-            if live.cancelling is not None or live.given_back:
-                raise asyncio.CancelledError
-            self._hooks.observe("fossa_attempt_started", attempt=attempt)
-            if live.watch is not None:
-                live.watch.begun(attempt.number)
-            if attempt.number > 1 or live.task.retry_of:
-                await self._prepare_again(live)
-            assert live.executor is not None
-            OWNER.set(self._owners[live.executor.name])
-            outcome = _outcome(live.executor, await live.executor.run(attempt, _Live(self, live)))
-            final = live.executor.remote
-            if final and outcome.node is None:
-                outcome = evolve(outcome, node="")
+            outcome = await self._execute(live, attempt)
+            final = live.executor is not None and live.executor.remote
         except asyncio.CancelledError:
             if live.given_back:
                 self._leave(live)
                 self._live.pop(live.task.id, None)
                 self._idle.set()
                 return
-            ending, why = live.ending, live.cancelling
-            if why is None:
-                ending, why = Reason.EXECUTOR, "its executor cancelled it, and nobody had asked"
-            outcome = self._outcome_now(live, ending, why)
+            outcome = self._cut_off(live)
         except NotBegun as error:
             self._queue_again(live, error)
             return
@@ -405,6 +391,28 @@ class Governor(Node):
             await self._end(live, outcome)
         else:
             self._attempt_again(live, outcome, delay)
+
+    async def _execute(self, live: LiveTask, attempt: Attempt) -> Outcome:
+        """Have its executor run it; what that returns."""
+        if live.cancelling is not None or live.given_back:
+            raise asyncio.CancelledError
+        self._hooks.observe("fossa_attempt_started", attempt=attempt)
+        if live.watch is not None:
+            live.watch.begun(attempt.number)
+        if attempt.number > 1 or live.task.retry_of:
+            await self._prepare_again(live)
+        executor = live.executor
+        assert executor is not None
+        OWNER.set(self._owners[executor.name])
+        outcome = _outcome(executor, await executor.run(attempt, _Live(self, live)))
+        return evolve(outcome, node="") if executor.remote and outcome.node is None else outcome
+
+    def _cut_off(self, live: LiveTask) -> Outcome:
+        """How an attempt ended that was cancelled."""
+        if live.cancelling is not None:
+            return self._outcome_now(live, live.ending, live.cancelling)
+        why = "its executor cancelled it, and nobody had asked"
+        return self._outcome_now(live, Reason.EXECUTOR, why)
 
     def _queue_again(self, live: LiveTask, why: NotBegun) -> None:
         """An attempt that was not begun does not count."""
