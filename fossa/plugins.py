@@ -141,6 +141,7 @@ def nearest(name: str, group: str) -> str:
     return f": there is {', '.join(map(repr, names))}" if names else ": nothing is"
 
 
+_clock = time.perf_counter
 #: What a hook may raise without harm to the node; `sys.exit` in it is no reason to leave.
 RAISED = (Exception, SystemExit, asyncio.CancelledError)
 
@@ -150,9 +151,22 @@ class _Implementation:
     """One plugin's function for one hook."""
 
     plugin: str
-    call: Callable[..., Any]
-    #: Names of the arguments that it takes.
-    wanted: tuple[str, ...]
+    #: Takes all of the hook's arguments, by name.
+    function: Callable[..., Any]
+    #: What `OWNER` is meanwhile: whose they are is known to the tasks that it starts.
+    owner: tuple[str, str]
+
+
+def _taking_all(hook: str, found: pluggy.HookImpl) -> Callable[..., Any]:
+    """A function that takes all of a hook's arguments, for one that may leave out some."""
+    wanted, function = set(found.argnames), found.function
+    if wanted == set(inspect.signature(getattr(hookspecs, hook)).parameters):
+        return function
+
+    def taking_all(**about: Any) -> Any:
+        return function(**{name: value for name, value in about.items() if name in wanted})
+
+    return taking_all
 
 
 class Hooks:
@@ -200,36 +214,30 @@ class Hooks:
     def _implementations(self, hook: str) -> "list[_Implementation]":
         """The first to be called first."""
         found = reversed(getattr(self._manager.hook, hook).get_hookimpls())
-        return [
-            _Implementation(
-                f.plugin_name, self._watched(hook, f.plugin_name, f.function), tuple(f.argnames)
-            )
-            for f in found
-        ]
+        return [self._implementation(hook, f) for f in found]
 
-    def _watched(self, hook: str, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Times the calls; whose they are is known to the tasks that they start."""
-        owner = self._guard.owner(f"plugin {plugin}")
+    def _implementation(self, hook: str, found: pluggy.HookImpl) -> "_Implementation":
+        plugin, function = found.plugin_name, _taking_all(hook, found)
         if self._tracing:
             function = self._traced(hook, plugin, function)
+        owner = self._guard.owner(f"plugin {plugin}")
+        return _Implementation(plugin, function, owner)
 
-        def watched(*arguments: Any) -> Any:
-            began, token = clock(), OWNER.set(owner)
-            try:
-                return function(*arguments)
-            finally:
-                OWNER.reset(token)
-                if (took := clock() - began) > BLOCKED:
-                    self._guard.blocked(owner[1], hook, took)
-
-        clock = time.perf_counter
-        return watched
+    def _call(self, hook: str, one: "_Implementation", about: dict[str, Any]) -> Any:
+        """Call one plugin, and tell where it blocked the node."""
+        began, token = _clock(), OWNER.set(one.owner)
+        try:
+            return one.function(**about)
+        finally:
+            OWNER.reset(token)
+            if (took := _clock() - began) > BLOCKED:
+                self._guard.blocked(one.owner[1], hook, took)
 
     def _traced(self, hook: str, plugin: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def traced(*arguments: Any) -> Any:
+        def traced(**about: Any) -> Any:
             said, began = "raised", time.perf_counter()
             try:
-                result = function(*arguments)
+                result = function(**about)
                 said = f"returned {result!r:.200}"
                 return result
             finally:
@@ -268,7 +276,7 @@ class Hooks:
     def _decided(self, hook: str, one: "_Implementation", about: dict[str, Any]) -> str | None:
         """What a plugin decides; a `PluginError` that names it where it does not."""
         try:
-            decision = one.call(*[about[argument] for argument in one.wanted])
+            decision = self._call(hook, one, about)
         except RAISED as error:
             self._logger.exception("plugin %s: %s raised", one.plugin, hook)
             text = f"{type(error).__name__}: {error}"
@@ -285,7 +293,7 @@ class Hooks:
         """Tell every observer, one by one: one that raises is logged and hurts nobody."""
         for one in self._called[hook]:
             try:
-                said = one.call(*[event[argument] for argument in one.wanted])
+                said = self._call(hook, one, event)
             except RAISED:
                 self._logger.exception("plugin %s: %s raised", one.plugin, hook)
             else:

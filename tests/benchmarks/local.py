@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from ayeaye.runtime.knowledge import RuntimeKnowledge
+from dispatch import hook_dispatch
 from figures import Bench, pss
 from fresh import fresh_processes
 from workloads import Fan, Work, cpu, noop
@@ -172,6 +173,10 @@ class Local(Bench):
     async def p1(self):
         """Attempts in fresh processes, beside interpreters that import ayeaye."""
         await fresh_processes(self)
+
+    async def h1(self):
+        """Hooks that are called for nothing, in the tasks of W1."""
+        await hook_dispatch(self)
 
 
 def _rate(count, work):

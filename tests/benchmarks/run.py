@@ -4,7 +4,7 @@
     python tests/benchmarks/run.py --short W1 R1   the named ones, 1 small round
     python tests/benchmarks/run.py --check         exit with 1 where a promise is missed
 
-W1 to W6 and P1 are on one node; R1 to R8 are over RabbitMQ, on a broker that is started for them;
+W1 to W6, P1 and H1 are on one node; R1 to R8 over RabbitMQ, on a broker that is started for them;
 S1 is over SQS, on moto's server.
 A row is a median of rounds with its range. Only the ratio column means anything: machines differ,
 and drift. Run it on an otherwise idle machine.
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from figures import show
 from local import Local
 
-LOCAL = ("W1", "W2", "W3", "W5", "W6", "P1", "S1")
+LOCAL = ("W1", "W2", "W3", "W5", "W6", "P1", "S1", "H1")
 OVER_RABBITMQ = ("R1", "R2", "R3", "R4", "R7", "R8")
 
 

@@ -116,18 +116,17 @@ class RabbitBroker(Broker):
         """Returns once a queue has it safe."""
         if self._out is None:
             raise BrokerError("not connected: use the broker as `async with`")
-        where = self._options.safe_url
         try:
             await self._out.publish("", queue, body, properties)
         except Unroutable:
             raise BrokerError(
-                f"no node has ever declared the queue {queue} on {where}: start one there, or see "
-                "its prefix (--via-option prefix=…)"
+                f"no node has ever declared the queue {queue} on {self._options.safe_url}: start "
+                "one there, or see its prefix (--via-option prefix=…)"
             ) from None
         except Nacked:
             raise BrokerError(
-                f"the queue {queue} on {where} did not take the message: it is full, or the "
-                "broker cannot write"
+                f"the queue {queue} on {self._options.safe_url} did not take the message: it is "
+                "full, or the broker cannot write"
             ) from None
         except ChannelClosed as error:
             raise BrokerError(f"{error}; nobody knows whether {queue} has the message") from None
@@ -252,26 +251,40 @@ class _Replies:
         await self._channel.consume(
             self.queue, prefetch=_PREFETCH, on_message=self._take, on_cancel=self._cancelled
         )
+        self._channel.closed.add_done_callback(self._lost)
 
     def expect(self, message_id: str) -> None:
         """A reply to that may come from now on."""
-        loop = asyncio.get_running_loop()
-        self._awaited.setdefault(message_id, loop.create_future())
+        reply = self._awaited.get(message_id)
+        if reply is None:
+            reply = self._awaited[message_id] = asyncio.get_running_loop().create_future()
+            if self._channel.closed.done():
+                self._fail(message_id, reply)
 
     async def reply_to(self, message_id: str) -> Reply:
         """Raises BrokerError where it cannot come any more."""
-        reply, closed = self._awaited.get(message_id), self._channel.closed
+        reply = self._awaited.get(message_id)
         if reply is None:
             raise BrokerError(f"no reply to {message_id} is awaited: it is given out once")
-        both: list[asyncio.Future[Any]] = [reply, closed]
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if reply.done():
-            del self._awaited[message_id]
-            return reply.result()
-        raise BrokerError(
-            f"{closed.result()}; the task goes on without us, as message {message_id}: the node "
-            "that takes it tells its sinks of the outcome"
+        try:
+            return await asyncio.shield(reply)
+        finally:
+            if reply.done():
+                self._awaited.pop(message_id, None)
+
+    def _lost(self, _: object) -> None:
+        for message_id, reply in self._awaited.items():
+            if not reply.done():
+                self._fail(message_id, reply)
+
+    def _fail(self, message_id: str, reply: "asyncio.Future[Reply]") -> None:
+        reply.set_exception(
+            BrokerError(
+                f"{self._channel.closed.result()}; the task goes on without us, as message "
+                f"{message_id}: the node that takes it tells its sinks of the outcome"
+            )
         )
+        reply.exception()  # whoever asks for it is told; nobody may
 
     def _take(self, message: Message) -> None:
         self._channel.ack(message.delivery_tag)
