@@ -119,5 +119,5 @@ def cron(
 
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:
-    others = given.pop("others")
+    others: dict[str, Any] = given.pop("others")
     return {k: v for k, v in given.items() if k not in ("interval", "line", "model")} | others

@@ -58,7 +58,7 @@ class Progress:
     def get(self, name: str) -> Mark | None:
         return self._marks.get(name)
 
-    def set(self, name: str, mark: Mark) -> None:
+    def put(self, name: str, mark: Mark) -> None:
         """Kept in memory; `write` makes it last."""
         self._marks[name] = mark
 

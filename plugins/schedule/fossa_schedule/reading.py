@@ -27,8 +27,8 @@ ARGUMENTS = (
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _UNITS = (86400, 3600, 60, 1)
-_DAYS = "sun mon tue wed thu fri sat".split()
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _OTHER_WORDS = ("l", "lw")
 _FIELDS = "minute hour day-of-month month day-of-week"
 
@@ -276,7 +276,7 @@ def _cron_mistake(line: Any) -> str:
         if word not in known:
             return f"{word!r} is no day and no month{nearest(word, known)}"
     try:
-        next(CronSim(line, datetime(2024, 1, 1)))  # noqa: DTZ001 - on the wall
+        next(CronSim(line, datetime(2024, 1, 1)))
     except CronSimError as error:
         return f"{error} (the fields are {_FIELDS})"
     except StopIteration:

@@ -87,9 +87,7 @@ class Runner:
     async def _chosen(self) -> int | None:
         """What the schedule makes of the firings that are due; None: there is nothing to make."""
         schedule, now = self.schedule, self._clock.time()
-        most = schedule.max_missed if schedule.missed == "all" else 2
-        found = schedule.timing.last(self._marked().last, int(now), most)
-        due = list(takewhile(lambda firing: self._time(firing) <= now, found))
+        due = self._all_due(now, schedule.max_missed if schedule.missed == "all" else 1)
         if not due:
             return None
         if schedule.missed == "all":
@@ -99,6 +97,15 @@ class Runner:
         self._say("%s was missed and is skipped", utc(due[-1]))
         await self._mark(due[-1], self._marked().task)
         return None
+
+    def _all_due(self, now: float, most: int) -> list[int]:
+        """The latest of the firings that are due and have not been made, in order."""
+        timing, last = self.schedule.timing, self._marked().last
+        found = timing.last(last, int(now - self.schedule.jitter), most)
+        if self.schedule.jitter:
+            later = timing.after(found[-1] if found else last)
+            found += takewhile(lambda firing: self._time(firing) <= now, later)
+        return found[-most:]
 
     def _time(self, firing: int) -> float:
         """When a firing is made: its own time, and its jitter."""
@@ -140,8 +147,8 @@ class Runner:
 
     async def _mark(self, firing: int, task: str | None) -> None:
         mark = Mark(text=self.schedule.timing.text, last=firing, task=task)
-        self._progress.set(self.schedule.name, mark)
+        self._progress.put(self.schedule.name, mark)
         await asyncio.to_thread(self._progress.write)
 
     def _say(self, text: str, *values: object) -> None:
-        self._node.logger.warning(f"schedule %s: {text}", self.schedule.name, *values)
+        self._node.logger.warning("schedule %s: %s", self.schedule.name, text % values)

@@ -108,7 +108,7 @@ class ScheduleSource(Source):
             mark, text = self._progress.get(schedule.name), schedule.timing.text
             if mark is None or mark.text != text:
                 task = mark.task if mark is not None else None
-                self._progress.set(schedule.name, Mark(text=text, last=now, task=task))
+                self._progress.put(schedule.name, Mark(text=text, last=now, task=task))
             elif mark.last > now + AHEAD:
                 node.logger.warning(
                     "schedule %s has fired up to %d s from now: the clock was set back, and it "
