@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fossa import ConfigError, Node, Source
@@ -64,8 +64,8 @@ class ScheduleSource(Source):
         return schedules
 
     def _read(self) -> tuple[list[Schedule], list[str]]:
-        if not isinstance(self._entries, str | bytes) and isinstance(self._entries, Iterable):
-            self._entries = list(self._entries)
+        if isinstance(self._entries, Iterator):
+            self._entries = list(self._entries)  # it is read more than once
         schedules, mistakes = read(self._entries, self._timezone)
         if self.on is not None and (not isinstance(self.on, str) or not self.on):
             mistakes.append(f"on is {self.on!r:.60}: it should be a node's name")

@@ -2,7 +2,7 @@
 
 import time
 from datetime import UTC, datetime, timedelta
-from itertools import islice, pairwise, takewhile
+from itertools import islice, pairwise
 from random import Random
 from zoneinfo import ZoneInfo
 
@@ -92,10 +92,8 @@ def test_a_line_with_a_star_fires_exactly_when_the_clock_on_the_wall_agrees(line
     for day in ("2026-03-07", "2026-03-28", "2026-04-04", "2026-10-03", "2026-10-24", "2026-10-31"):
         begin = instant_of(f"{day}T00:00:00Z")
         end = begin + 48 * 3600
-        walls = CronSim(line, datetime.fromisoformat(day) - timedelta(days=1))
-        matching = set(
-            takewhile(lambda w: w < datetime.fromisoformat(day) + timedelta(days=4), walls)
-        )
+        first = datetime.fromisoformat(day)
+        matching = set(islice(CronSim(line, first - timedelta(days=1)), 600))
         agree = [
             at
             for at in range(begin + 60, end + 1, 60)
@@ -107,10 +105,10 @@ def test_a_line_with_a_star_fires_exactly_when_the_clock_on_the_wall_agrees(line
 @pytest.mark.parametrize("zone", ZONES)
 def test_firings_are_the_same_wherever_one_begins_to_look(zone):
     chance = Random(zone)
-    for line in ("*/7 * * * *", "30 1 * * *", "15 2 * * *", "0 0 * * sun"):
+    for line in ("*/17 * * * *", "30 1 * * *", "15 2 * * *", "0 0 * * sun"):
         timing = cron(line, zone)
         begin = instant_of("2026-01-01T00:00:00Z")
-        all_of_them = timing.last(begin, begin + 330 * 86400, 10**6)
+        all_of_them = timing.last(begin, begin + 150 * 86400, 10**6)
         assert all(a < b for a, b in pairwise(all_of_them))
         for _ in range(20):
             at = chance.randrange(len(all_of_them) - 1)
