@@ -5,7 +5,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 from heapq import merge
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import click
@@ -83,7 +83,7 @@ def next_firings(target: str, name: str | None, count: int, as_json: bool) -> No
       fossa schedule next etl.py poll -n 3
     """
     chosen = _named(_found(target), name)
-    firings = merge(*(((at, n) for at in f.next()) for n, f in enumerate(chosen)))
+    firings = merge(*(zip(f.next(), repeat(n)) for n, f in enumerate(chosen)))
     rows = [_firing(at, chosen[n]) for at, n in islice(firings, count)]
     if as_json:
         print_json(rows)

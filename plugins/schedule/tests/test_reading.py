@@ -41,12 +41,12 @@ def mistakes(*entries, **options):
         (cron("0 0 31 2 *", "Says"), "…'0 0 31 2 *': Bad day-of-month"),
         (
             every("1m", "Sais"),
-            "schedule 'Sais': the model 'Sais' is not in ACCEPTED_MODEL_CLASSES: did you mean 'Says'?",
+            "…the model 'Sais' is not in ACCEPTED_MODEL_CLASSES: did you mean 'Says'?",
         ),
         (every("1m", SuiteConfig), "schedule 'SuiteConfig': the model 'SuiteConfig' is not in"),
         (
             every("1m", "Says", method="stebs"),
-            "schedule 'Says.stebs': 'stebs' is no method of Says that a task may run: did you mean 'steps'?",
+            "…'stebs' is no method of Says that a task may run: did you mean 'steps'?",
         ),
         (
             every("1m", "Says", method="__init__"),
@@ -67,7 +67,7 @@ def mistakes(*entries, **options):
         (every("1m", "Says", method_kwargs={1: 2}), "schedule 'Says': method_kwargs has the key 1"),
         (
             every("1m", "Says", partition_initialise_kwargs={"a": 1}),
-            "schedule 'Says': partition_initialise_kwargs is for a PartitionedModel and Says is none",
+            "…partition_initialise_kwargs is for a PartitionedModel and Says is none",
         ),
         (
             every("1m", "Says", priority=101),
@@ -108,7 +108,7 @@ def mistakes(*entries, **options):
         ),
         (
             every("1m", "Says", timezone="Europe/Lodnon"),
-            "schedule 'Says': timezone is 'Europe/Lodnon', which is no time zone: did you mean 'Europe/London'?",
+            "…'Europe/Lodnon', which is no time zone: did you mean 'Europe/London'?",
         ),
         (every("1m", "Says", timezone="../etc"), "schedule 'Says': timezone is '../etc', which is"),
         (every("1m", "Says", name="night run"), "entry 1 is named 'night run': a schedule's name"),
