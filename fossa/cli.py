@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fossa.command_line import Commands
+from fossa.commands import MainCommands
 from fossa.commands_dlq import dlq
 from fossa.commands_node import cancel, logs, nodes, retry, status
 from fossa.commands_plugins import plugin, plugins
@@ -14,7 +14,7 @@ from fossa.commands_submit import submit
 from fossa.finding import find_config
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=MainCommands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Run Aye-Aye ETL models on a node, and talk to one.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fossa.command_line import Commands, print_json
-from fossa.finding import find_config
+from fossa.commands import composition_of
 from fossa.scaffold import KINDS, write_plugin
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ def plugins(target: str | None, as_json: bool) -> None:
 
 def _enabled(target: str) -> dict[str, set[str]]:
     """The classes that a config is composed of, by kind, each as `module:name`."""
-    from fossa.composition import compose
-
-    composition = compose(find_config(target), stand_alone=True)
+    composition = composition_of(target)
     return {kind: set(map(_place, things)) for kind, things in _parts(composition).items()}
 
 

@@ -130,6 +130,8 @@ class _Composer:
         }
         self._check_members()
         self._check_routes(parts["executors"], parts["models"])
+        for setting in ("SOURCES", "EXECUTORS", "SINKS"):
+            self._check_components(setting, parts[setting.lower()], parts["models"])
         if mistakes := settings.mistakes():
             raise ConfigError(place, mistakes)
         name = settings["NODE_NAME"] or socket.gethostname()
@@ -392,6 +394,18 @@ class _Composer:
             text = self._settings.redacted(f"{type(error).__name__}: {error}")
             self._wrong(f"{setting}: {name}: {text}")
             return None
+
+    def _check_components(
+        self, setting: str, components: tuple[Component, ...], models: Mapping[str, Model]
+    ) -> None:
+        """What the components themselves find wrong, now that it is known what is accepted."""
+        for component in components:
+            try:
+                found = [str(mistake) for mistake in component.check(models)]
+            except Exception as error:
+                found = [f"its check() failed: {type(error).__name__}: {error}"]
+            for mistake in found:
+                self._wrong(f"{setting}: {component.name}: {self._settings.redacted(mistake)}")
 
     # plugins
 

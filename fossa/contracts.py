@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from fossa.composition import Composition
+    from fossa.composition import Composition, Model
     from fossa.tasks import Attempt, Delivery, LogLine, Outcome, Record, Request, Task
 
 
@@ -22,6 +22,15 @@ class Component:
 
     #: Set by the node: the entry-point name, or the class's name.
     name: str = ""
+
+    def check(self, models: "Mapping[str, Model]") -> "Sequence[str]":
+        """What is wrong with it in a config that accepts these models, a line a mistake.
+
+        Asked before anything starts: these mistakes are told together with all others of the
+        config. A model has a name, `methods` (names of those that a task may run) and
+        `partitioned` (whether it is a PartitionedModel).
+        """
+        return ()
 
     async def open(self, node: "Node") -> None:
         """Get ready. Raise a `FossaError` that names the next step to stop the node's start."""

@@ -66,6 +66,11 @@ def _distribution(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else ""
 
 
+def _is_ambiguous(group: str, name: str) -> bool:
+    """Whether the entry points of one name lead to different things."""
+    return len({point.value for point in entry_points(group=group, name=name)}) > 1
+
+
 def _origins(group: str, name: str) -> str:
     """Where the entry points of one name come from, as text."""
     found = entry_points(group=group, name=name)
@@ -74,7 +79,7 @@ def _origins(group: str, name: str) -> str:
 
 def _surveyed(point: EntryPoint) -> Installed:
     facts = (point.group, point.name, point.value, _distribution(point))
-    if len({other.value for other in entry_points(group=point.group, name=point.name)}) > 1:
+    if _is_ambiguous(point.group, point.name):
         origins = _origins(point.group, point.name)
         trouble = f"several have this name, from {origins}: uninstall all but one"
         return Installed(*facts, trouble=trouble)
@@ -91,7 +96,7 @@ def _surveyed(point: EntryPoint) -> Installed:
 def look_up(group: str, name: str) -> Any:
     """The object behind an entry point. Raises `PluginError` where it is missing or broken."""
     from stevedore.driver import DriverManager
-    from stevedore.exception import MultipleMatches, NoMatches
+    from stevedore.exception import NoMatches
 
     class Driver(DriverManager):  # type: ignore[misc]
         """Reads what is installed now: stevedore's own list is as old as this process, or older."""
@@ -99,6 +104,12 @@ def look_up(group: str, name: str) -> Any:
         def list_entry_points(self) -> list[EntryPoint]:
             return list({p.name + p.value: p for p in entry_points(group=group)}.values())
 
+    # stevedore loads them all before it refuses, and its refusal fails where they are no classes.
+    if _is_ambiguous(group, name):
+        raise PluginError(
+            f"{name!r} is the name of several installed plugins in {group}, from "
+            f"{_origins(group, name)}: uninstall all but one"
+        )
     failures: list[str] = []
 
     def failed(_manager: Any, point: Any, error: BaseException) -> None:
@@ -109,11 +120,6 @@ def look_up(group: str, name: str) -> Any:
             return Driver(group, name, on_load_failure_callback=failed).driver
     except SystemExit as error:
         raise PluginError(f"{name!r} of {group} cannot be loaded: SystemExit: {error}") from None
-    except MultipleMatches:
-        raise PluginError(
-            f"{name!r} is the name of several installed plugins in {group}, from "
-            f"{_origins(group, name)}: uninstall all but one"
-        ) from None
     except (NoMatches, RuntimeError):
         if failures:
             raise PluginError(f"{name!r} of {group} cannot be loaded: {failures[0]}") from None

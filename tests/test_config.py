@@ -516,6 +516,33 @@ def test_mistakes_in_components(settings, told):
     assert mistake(config(**settings)).startswith(told)
 
 
+class Wants(MemorySource):
+    """A source that is for one model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def check(self, models):
+        if self.model == "Raises":
+            raise ValueError(f"no luck with {SECRET}")
+        return [] if self.model in models else [f"{self.model} is unknown ({SECRET})", "and odd"]
+
+
+def test_what_a_component_finds_wrong_is_told_with_the_rest(monkeypatch):
+    monkeypatch.setenv("TOKEN", SECRET)
+    found = mistakes(SOURCES=[Wants("Nohting")], SINKS=[use("jsonl", path=env("TOKEN")), "lgo"])
+    assert len(found) == 3
+    assert "'lgo' is not installed" in found[0]
+    assert found[1].startswith("SOURCES: Wants: Nohting is unknown (")
+    assert found[2] == "SOURCES: Wants: and odd"
+    assert SECRET not in str(found)
+    found = mistake(SOURCES=[Wants("Raises")], SINKS=[use("jsonl", path=env("TOKEN"))])
+    assert "SOURCES: Wants: its check() failed: ValueError: no luck with" in found
+    assert SECRET not in found
+    compose(config(SOURCES=[Wants("Echo")]))
+
+
 def test_two_components_of_one_class_need_two_names():
     one, other = MemorySink(), MemorySink()
     other.name = "another"
