@@ -124,8 +124,14 @@ class LiveAttempt(ABC):
         """Subtasks that the model made. Each one's `deliver` is called with its outcome."""
 
     @abstractmethod
-    def planned(self, total: int | None, limit: int) -> None:
-        """The model begins to make subtasks: how many, if it knows, and how many at once."""
+    def planned(self, total: int | None, limit: int, most: int) -> None:
+        """The model begins to make subtasks.
+
+        Args:
+            total: how many, if it knows.
+            limit: how many run at once, by the attempt's `parallelism`.
+            most: how many may run at once where there are more slots later on.
+        """
 
     @abstractmethod
     def rest(self) -> None:

@@ -255,9 +255,8 @@ class Governor(Node):
         if most and queued >= most:
             raise QueueFull(f"{queued} tasks are queued and MAX_QUEUED_TASKS is {most}: try later")
 
-    @property
-    def slots_here(self) -> int:
-        return self._slots.total
+    def spread(self, parent: LiveTask) -> None:
+        self._slots.spread(parent)
 
     async def reserve(self) -> SlotReservation:
         return await self._slots.reserve()
@@ -270,6 +269,9 @@ class Governor(Node):
 
     def look_again(self) -> None:
         if self._state in ("running", "stopping"):
+            for live in self._live.values():
+                if live.most:
+                    self._slots.spread(live)
             self._slots.fill()
 
     async def withdraw(self, task_id: str, *, begun: bool = False) -> bool:
@@ -705,13 +707,9 @@ class _Live(LiveAttempt):
         if self._live.watch is not None:
             self._live.watch.progress(self._live.progress().fraction, message)
 
-    def planned(self, total: int | None, limit: int) -> None:
-        live = self._live
-        ahead = 0
-        if live.attempt is not None and limit >= live.attempt.parallelism:
-            # The model sets no limit of its own: other nodes get their next subtasks beforehand.
-            ahead = limit - self._governor.slots_here
-        live.plan(total, limit + ahead)
+    def planned(self, total: int | None, limit: int, most: int) -> None:
+        self._live.plan(total, limit, most)
+        self._governor.spread(self._live)
 
     def subtasks(self, requests: Sequence[SubtaskRequest]) -> None:
         self._governor.fork(self._live, requests)

@@ -43,9 +43,11 @@ class LiveTask:
         "free_lanes",
         "given_back",
         "lane",
+        "least",
         "limit",
         "log_position",
         "message",
+        "most",
         "near",
         "parent",
         "reservation",
@@ -115,6 +117,8 @@ class LiveTask:
         self.waiting_children: deque[LiveTask] = deque()
         #: How many of its subtasks may be queued or run beside each other; 0: no limit.
         self.limit = 0
+        #: What its model wants: for as many slots as it was told of, and for any number of them.
+        self.least = self.most = 0
         #: The lanes of these that nobody has.
         self.free_lanes: list[int] = []
         self.lane: Lane | None = None
@@ -166,12 +170,18 @@ class LiveTask:
 
     # subtasks
 
-    def plan(self, total: int | None, limit: int) -> None:
-        """Its model begins to make subtasks."""
-        self.limit = limit
-        self.free_lanes = list(range(limit))
+    def plan(self, total: int | None, least: int, most: int) -> None:
+        """Its model begins to make subtasks, and wants so many lanes for them."""
+        self.least, self.most = least, most
+        self.limit, self.free_lanes = 0, []
         if total is not None:
             self.subtasks_total = (self.subtasks_total or 0) + total
+
+    def widen(self, limit: int) -> None:
+        """So many of its subtasks may be queued or run beside each other; never fewer again."""
+        for number in range(self.limit, limit):
+            heapq.heappush(self.free_lanes, number)
+        self.limit = max(self.limit, limit)
 
     def adopt(self, child: "LiveTask") -> None:
         self.children.add(child)
@@ -234,7 +244,8 @@ class LiveTask:
         self.subtasks = self.subtasks_done = self.subtasks_failed = 0
         self.subtasks_total = self.fraction = None
         self.message = ""
-        self.limit, self.free_lanes = 0, []
+        self.least = self.most = self.limit = 0
+        self.free_lanes = []
         self.waiting_children.clear()
         self.waiting = False
 

@@ -149,6 +149,15 @@ class Slots:
             self._push(live)
             self.fill()
 
+    def spread(self, parent: "LiveTask") -> None:
+        """Give a parent as many lanes as there are slots for, and as its model wants."""
+        far = self.far_slots(parent.task.model)
+        # Other nodes get their next subtasks beforehand: one for each slot.
+        parent.widen(min(parent.most, max(parent.least, self.total + far) + far))
+        while parent.free_lanes and (child := parent.waiting_child()) is not None:
+            child.take_lane()
+            self._push(child)
+
     def _push(self, live: "LiveTask") -> None:
         """Queue it wherever it may run: where it was sent, or here and with whoever is first."""
         if live.executor is None:

@@ -119,7 +119,7 @@ class GovernorModel(RuleBasedStateMachine):
             self.delivered.append((task.id, outcome))
 
         async def fork():
-            live.planned(count, limit)
+            live.planned(count, limit, limit)
             live.rest()
             arguments = b'{"method_kwargs":{"i":1}}'
             live.subtasks([SubtaskRequest("Squares", "square", arguments, deliver)] * count)

@@ -116,6 +116,7 @@ class InlinePool:
         sub_tasks: Iterable[Any],
         context_kwargs: dict[str, Any] | None = None,
         processes: int | None = None,
+        most: int | None = None,
     ) -> Iterator[Any]:
         """Yield a TaskComplete or TaskFailed for each subtask, in order."""
         from fossa.worker.messages import Run, SubtaskOutcome

@@ -183,7 +183,7 @@ class RecordingLiveAttempt(LiveAttempt):
     def progress(self, fraction: float, message: str) -> None:
         self.progressed.append((fraction, message))
 
-    def planned(self, total: int | None, limit: int) -> None:
+    def planned(self, total: int | None, limit: int, most: int) -> None:
         self.plans.append((total, limit))
 
     def subtasks(self, requests: Sequence[SubtaskRequest]) -> None:

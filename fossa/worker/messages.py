@@ -156,7 +156,9 @@ class Planned(Message, frozen=True):
 
     run: int
     total: int | None
+    #: Subtasks at once: as many as there are slots now, and as there may ever be.
     limit: int
+    most: int
 
 
 class Subtask(msgspec.Struct, frozen=True, array_like=True):

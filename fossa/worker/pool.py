@@ -41,7 +41,8 @@ def drive(model: Any, parallelism: int) -> None:
             f"partition_plea() of {type(model).__name__} returned {plea}: "
             "minimum must be above 0 and no more than maximum"
         )
-    limit = max(plea.minimum, min(plea.optimal, plea.maximum, parallelism))
+    most = max(plea.minimum, min(plea.optimal, plea.maximum))
+    limit = max(plea.minimum, min(most, parallelism))
     model.build()
     tasks = model.partition_slice(limit)
     if not isinstance(tasks, Iterable):
@@ -51,7 +52,7 @@ def drive(model: Any, parallelism: int) -> None:
         )
     total = len(tasks) if isinstance(tasks, list) else None
     done = 0
-    for message in model.process_pool.run_subtasks(tasks, processes=limit):
+    for message in model.process_pool.run_subtasks(tasks, processes=limit, most=most):
         if isinstance(message, TaskComplete):
             model.partition_subtask_complete(task_message=message)
         elif isinstance(message, TaskFailed):
@@ -136,12 +137,16 @@ class FossaPool(AbstractProcessPool):
         sub_tasks: Iterable[Any],
         context_kwargs: dict[str, Any] | None = None,
         processes: int | None = None,
+        most: int | None = None,
     ) -> Iterator[Any]:
-        """Yield a TaskComplete or TaskFailed for each subtask, as they end, in any order."""
+        """Yield a TaskComplete or TaskFailed for each subtask, as they end, in any order.
+
+        `processes` of them run at once, and up to `most` where nodes join meanwhile.
+        """
         limit = processes or self._parallelism
         context = self._context() if context_kwargs is None else context_kwargs
         total = len(sub_tasks) if isinstance(sub_tasks, list) else None
-        self._channel.send(messages.Planned(self._run, total, limit))
+        self._channel.send(messages.Planned(self._run, total, limit, most or limit))
         run = _Run(
             self._channel, self._run, self._model_cls, sub_tasks, context, limit, self._number
         )
