@@ -80,7 +80,7 @@ services: ## install what the tests need besides Python: Chromium and RabbitMQ, 
 
 .PHONY: test
 test: setup services .venv-0.0.37/.is-set-up ## run the tests (ARGS="-k ledger" for some of them)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 .PHONY: chaos
 chaos: setup services ## break a fleet of nodes and its broker, and account for every task (ARGS="--seed 7")

@@ -18,8 +18,9 @@ from attrs import define, field
 from fossa.contracts import Component, Executor, Sink, Source
 from fossa.errors import FossaError, PluginError
 
-#: Seconds that a step may keep the event loop before somebody is told.
-BLOCKED = 0.25
+#: Seconds that a step may keep the event loop before somebody is told; one of `open`, which may
+#: import what the component needs.
+BLOCKED, BLOCKED_OPENING = 0.25, 2.0
 #: Seconds between two warnings of one kind about one plugin, at the least.
 AGAIN = 60.0
 #: Seconds in which a component opens, and in which it closes.
@@ -187,7 +188,7 @@ class _Call:
 
     def after(self, seconds: float) -> None:
         """A step is over."""
-        if seconds > BLOCKED:
+        if seconds > (BLOCKED_OPENING if self.verb == "open" else BLOCKED):
             self.guard.blocked(self.title, f"{self.verb}()", seconds)
 
     @property

@@ -61,8 +61,7 @@ async def _run(config: "type[BaseConfig]", settings: dict[str, Any]) -> None:
     from fossa.embed import Fossa
 
     node = Fossa(config, stand_alone=True, **settings)
-    if node.composition.LOG_TO_STDOUT:
-        _log_to_stdout()
+    _set_up_logging(to_stdout=node.composition.LOG_TO_STDOUT)
     signals = Signals()
     with signals:
         await node.start()
@@ -138,10 +137,14 @@ class Signals:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _log_to_stdout() -> None:
+def _set_up_logging(*, to_stdout: bool) -> None:
     """One line a record on standard output, unless the program has set its logging up itself."""
     import logging
 
+    if not to_stdout:
+        # Without any handler, logging would write warnings to standard error.
+        logging.getLogger("fossa").addHandler(logging.NullHandler())
+        return
     root = logging.getLogger()
     if not root.handlers:
         handler = logging.StreamHandler(sys.stdout)

@@ -18,6 +18,7 @@ from support import TestConfig, outcome, running, until
 def _impatient(monkeypatch):
     """Patience is for nodes that work."""
     monkeypatch.setattr(guarding, "BLOCKED", 0.1)
+    monkeypatch.setattr(guarding, "BLOCKED_OPENING", 0.1)
     monkeypatch.setattr("fossa.plugins.BLOCKED", 0.1)
     monkeypatch.setattr(guarding, "GIVE_UP", 0.1)
     monkeypatch.setattr(guarding, "GIVE_UP_RUN", 0.1)

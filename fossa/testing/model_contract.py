@@ -23,6 +23,8 @@ from fossa.worker.loading import WORKER_MARK
 
 #: Seconds by which a shuffled subtask is late, at the most.
 LATE = 0.05
+#: Seconds that the first outcome waits for a second, at the most.
+HELD_BACK = 5.0
 #: Workers that are killed while the model runs, and seconds into it, at the most.
 KILLS, KILL_WITHIN = 3, 0.02
 #: Seconds after which a model without subtasks is killed.
@@ -117,16 +119,30 @@ class ModelContract:
 
 
 class Shuffled(LocalExecutor):
-    """Each subtask begins late, by chance."""
+    """Each subtask begins late, by chance; the first to end is not the first to be heard of."""
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__()
         self._chance = chance
+        self._ended = 0
+        self._second = asyncio.Event()
 
     async def run(self, attempt: Attempt, live: LiveAttempt) -> Outcome:
-        if attempt.task.depth:
-            await asyncio.sleep(self._chance.uniform(0, LATE))
-        return await super().run(attempt, live)
+        if not attempt.task.depth:
+            return await super().run(attempt, live)
+        await asyncio.sleep(self._chance.uniform(0, LATE))
+        outcome = await super().run(attempt, live)
+        self._ended += 1
+        if self._ended > 1:
+            self._second.set()
+            return outcome
+        with contextlib.suppress(
+            TimeoutError
+        ):  # there may be no second before this one is heard of
+            async with asyncio.timeout(HELD_BACK):
+                await self._second.wait()
+        await asyncio.sleep(LATE)
+        return outcome
 
 
 class Duplicated(LocalExecutor):

@@ -4,7 +4,6 @@ import asyncio
 import time
 from uuid import uuid4
 
-import far_models
 import pytest
 from node_support import PATIENCE, Far, eventually, page
 

@@ -1,8 +1,11 @@
-"""moto's server in a process of its own, and queues on it."""
+"""moto's server in a process of its own, queues on it, and nodes that take from them."""
 
+import asyncio
+import contextlib
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,9 +14,13 @@ import urllib.error
 import urllib.request
 from uuid import uuid4
 
+import ayeaye
 import pytest
 from botocore.config import Config
 from botocore.session import get_session
+
+from fossa import BaseConfig, Fossa, use
+from fossa_sqs.source import SqsSource
 
 REGION = "eu-west-1"
 SERVE = """
@@ -127,3 +134,57 @@ class Queues:
             for message in got:
                 found.append(message)
                 self.client.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+
+
+class Word(ayeaye.Model):
+    said = []
+
+    def build(self):
+        pass
+
+    def say(self, word):
+        self.said.append(word)
+        return word
+
+    def fail(self):
+        raise ValueError("no")
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+        return seconds
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class WordConfig(BaseConfig):
+    ACCEPTED_MODEL_CLASSES = (Word,)
+    LEDGER = None
+    SINKS = ()
+    SLOTS = 2
+
+
+def source(queues, url, **options):
+    endpoint = {"endpoint_url": queues.endpoint, "region": REGION, "queue": url.rpartition("/")[2]}
+    return SqsSource(**(endpoint | options))
+
+
+@contextlib.asynccontextmanager
+async def running(*sources, inline=True, **settings):
+    chosen = {"EXECUTORS": (use("inline"),)} if inline else {}
+    async with Fossa(WordConfig, SOURCES=sources, **(chosen | settings)) as node:
+        yield node
+
+
+async def until(condition, seconds=20):
+    async with asyncio.timeout(seconds):
+        while not await asyncio.to_thread(condition):
+            await asyncio.sleep(0.05)
+
+
+async def emptied(queues, url):
+    await until(lambda: queues.counts(url) == (0, 0))
+
+
+def say(word, **more):
+    return {"model": "Word", "method": "say", "method_kwargs": {"word": word}, **more}

@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from sqs_support import REGION
-from test_source import Word, emptied, running, source
+from sqs_support import REGION, Word, emptied, running, source
 
 from fossa import Request
 from fossa.brokers import BrokerError, UnknownDeadLetter, connect

@@ -1,75 +1,16 @@
 """Messages, good and bad, through a node; and a network that loses, delays and refuses."""
 
-import asyncio
-import contextlib
 import json
-import os
-import signal
 import time
 from uuid import uuid4
 
-import ayeaye
 import pytest
 from aiohttp import ClientSession, web
-from sqs_support import REGION
+from sqs_support import Word, emptied, running, say, source, until
 
-from fossa import BaseConfig, ConfigError, Fossa, FossaError, LeaseOver, use
+from fossa import ConfigError, FossaError, LeaseOver
 from fossa_sqs.message import Held
 from fossa_sqs.source import SqsSource
-
-
-class Word(ayeaye.Model):
-    said = []
-
-    def build(self):
-        pass
-
-    def say(self, word):
-        self.said.append(word)
-        return word
-
-    def fail(self):
-        raise ValueError("no")
-
-    def sleep(self, seconds):
-        time.sleep(seconds)
-        return seconds
-
-    def die(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Config(BaseConfig):
-    ACCEPTED_MODEL_CLASSES = (Word,)
-    LEDGER = None
-    SINKS = ()
-    SLOTS = 2
-
-
-def source(queues, url, **options):
-    endpoint = {"endpoint_url": queues.endpoint, "region": REGION, "queue": url.rpartition("/")[2]}
-    return SqsSource(**(endpoint | options))
-
-
-@contextlib.asynccontextmanager
-async def running(*sources, inline=True, **settings):
-    chosen = {"EXECUTORS": (use("inline"),)} if inline else {}
-    async with Fossa(Config, SOURCES=sources, **(chosen | settings)) as node:
-        yield node
-
-
-async def until(condition, seconds=20):
-    async with asyncio.timeout(seconds):
-        while not await asyncio.to_thread(condition):
-            await asyncio.sleep(0.05)
-
-
-async def emptied(queues, url):
-    await until(lambda: queues.counts(url) == (0, 0))
-
-
-def say(word, **more):
-    return {"model": "Word", "method": "say", "method_kwargs": {"word": word}, **more}
 
 
 def reason(letter):
