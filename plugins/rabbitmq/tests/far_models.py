@@ -49,6 +49,33 @@ class Naps(ayeaye.PartitionedModel):
         return number
 
 
+class Crowd(ayeaye.PartitionedModel):
+    """Each subtask tells how many of them ran at once, whatever the nodes."""
+
+    def __init__(self, directory="", at_most=2, count=10):
+        super().__init__()
+        self.directory = directory
+        self.at_most = at_most
+        self.count = count
+
+    def build(self):
+        pass
+
+    def partition_plea(self):
+        return self.PartitionOption(minimum=1, maximum=self.at_most, optimal=self.at_most)
+
+    def partition_slice(self, _count):
+        return [("count_all", {"number": n, "directory": self.directory}) for n in range(self.count)]
+
+    def count_all(self, number, directory):
+        mine = Path(directory) / str(number)
+        mine.touch()
+        time.sleep(0.06)
+        running = len(list(Path(directory).iterdir()))
+        mine.unlink()
+        return running
+
+
 class Talks(ayeaye.Model):
     """Says something, and ends when it is let."""
 
@@ -99,4 +126,4 @@ class OnlyThere(ayeaye.Model):
         return value
 
 
-ALL = [*models.ALL, Sends, Naps, Talks, Burns]
+ALL = [*models.ALL, Sends, Naps, Crowd, Talks, Burns]
