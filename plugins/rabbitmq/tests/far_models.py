@@ -65,7 +65,9 @@ class Crowd(ayeaye.PartitionedModel):
         return self.PartitionOption(minimum=1, maximum=self.at_most, optimal=self.at_most)
 
     def partition_slice(self, _count):
-        return [("count_all", {"number": n, "directory": self.directory}) for n in range(self.count)]
+        return [
+            ("count_all", {"number": n, "directory": self.directory}) for n in range(self.count)
+        ]
 
     def count_all(self, number, directory):
         mine = Path(directory) / str(number)

@@ -129,7 +129,7 @@ async def test_a_node_that_is_alone_runs_its_own_subtasks(start_node):
 async def test_a_node_that_joins_while_a_parent_runs_gets_its_subtasks(start_node):
     a = await start_node("a")
     handle = await a.submit("Naps", model_construction_kwargs={"count": 150, "seconds": 0.05})
-    await eventually(lambda: a.governor.running())
+    await eventually(a.governor.running)
     b = await start_node("b")
     assert (await handle.outcome(PATIENCE)).complete
     assert len(await page(b)) > 20
@@ -139,7 +139,7 @@ async def test_a_node_that_joins_gives_a_model_no_more_than_it_asked_for(start_n
     kwargs = {"directory": str(tmp_path), "at_most": 2, "count": 40}
     a = await start_node("a", SLOTS=1)
     handle = await a.submit("Crowd", model_construction_kwargs=kwargs)
-    await eventually(lambda: a.governor.running())
+    await eventually(a.governor.running)
     b, c = [await start_node(name) for name in "bc"]
     assert (await handle.outcome(PATIENCE)).complete
     assert len(await page(b)) + len(await page(c)) > 5

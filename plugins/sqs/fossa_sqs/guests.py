@@ -35,6 +35,8 @@ from fossa_sqs.replies import refusal, reply_body
 RENEWALS = 3
 #: Times that a dead letter or a reply is tried.
 TRIES = 8
+#: Seconds that a node which stops waits for what is being settled, or received.
+SETTLING = 8
 
 Work = Coroutine[Any, Any, None]
 
@@ -75,7 +77,7 @@ class Guests:
     async def close(self) -> None:
         """Wait, for a while, for what is being settled."""
         if self._at_work:
-            await asyncio.wait(self._at_work, timeout=8)
+            await asyncio.wait(self._at_work, timeout=SETTLING)
         await self._deletes.close()
         await self._changes.close()
         for task in self._at_work:
@@ -164,7 +166,9 @@ class Guests:
             await asyncio.shield(asyncio.gather(*(self.do(self.give_back(o)) for o in twins)))
 
         async def reject(outcome: Outcome, why: str) -> None:
-            await asyncio.shield(self.do(self.bury(held, "sink_refused", why)))
+            # Sent back by somebody, it is offered to the sinks again, and the model runs no more.
+            await asyncio.shield(self.do(self._bury(held, "sink_refused", why)))
+            await ack(outcome)
 
         delivery = Delivery(
             request=request,

@@ -6,7 +6,7 @@ from typing import Any
 
 from fossa import FossaError, Node, Reservation
 from fossa_sqs.client import Sqs, SqsRefused, SqsTrouble, pause
-from fossa_sqs.guests import Guests
+from fossa_sqs.guests import SETTLING, Guests
 from fossa_sqs.message import SYSTEM, Held
 from fossa_sqs.options import Options
 from fossa_sqs.pace import Pace
@@ -14,8 +14,9 @@ from fossa_sqs.queue import Queue
 
 #: Messages of one receive, at the most: SQS's own limit.
 MOST = 10
-#: Seconds that a receive under way is awaited when the node stops: it may have messages.
-LAST_CALL = 0.25
+#: Seconds that a receive under way is awaited when the node stops: it may have messages. No more,
+#: for a node that stops waits so long, at the most, for what is being settled.
+LAST_CALL = SETTLING - 1
 #: Seconds after which what has not begun goes back, and how often that is looked for.
 STALE, WATCH_INTERVAL = 0.5, 0.1
 

@@ -43,8 +43,9 @@ class Options:
     max_receives: int = 20
     #: Seconds that a message is hidden from others unless the node makes it longer.
     visibility_timeout: int = 60
-    #: Seconds that a receive waits for a message.
-    poll: int = LONGEST_POLL
+    #: Seconds that a receive waits for a message, and that a node without one needs to stop. Above
+    #: 7 a node that stops hangs up, and what SQS is about to bring is hidden for a while.
+    poll: int = 5
     #: Bytes of a body; one that is longer is a dead letter.
     max_message_bytes: int = MESSAGE_LIMIT
     #: URLs of queues that replies may be sent to.

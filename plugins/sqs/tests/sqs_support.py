@@ -118,6 +118,14 @@ class Queues:
         found = self.client.get_queue_attributes(QueueUrl=url, AttributeNames=names)
         return tuple(int(found["Attributes"][name]) for name in names)
 
+    def take_one(self, url):
+        """Receive a message, and let it be seen again at once."""
+        [got] = self.client.receive_message(QueueUrl=url, WaitTimeSeconds=5)["Messages"]
+        handle = got["ReceiptHandle"]
+        self.client.change_message_visibility(
+            QueueUrl=url, ReceiptHandle=handle, VisibilityTimeout=0
+        )
+
     def take_all(self, url):
         """Every message that is there, deleted."""
         found = []
@@ -166,7 +174,7 @@ class WordConfig(BaseConfig):
 
 def source(queues, url, **options):
     endpoint = {"endpoint_url": queues.endpoint, "region": REGION, "queue": url.rpartition("/")[2]}
-    return SqsSource(**(endpoint | options))
+    return SqsSource(**(endpoint | {"poll": 1} | options))
 
 
 @contextlib.asynccontextmanager

@@ -27,6 +27,7 @@ class _OverSqs(SourceContract):
             region=REGION,
             endpoint_url=self.queues.endpoint,
             not_accepted="dead_letter",
+            poll=1,
         )
 
     async def send(self, source, request):

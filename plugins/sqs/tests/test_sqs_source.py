@@ -1,5 +1,6 @@
 """Messages, good and bad, through a node; and a network that loses, delays and refuses."""
 
+import asyncio
 import json
 import time
 from uuid import uuid4
@@ -8,7 +9,8 @@ import pytest
 from aiohttp import ClientSession, web
 from sqs_support import Word, emptied, running, say, source, until
 
-from fossa import ConfigError, FossaError, LeaseOver
+from fossa import ConfigError, FossaError, LeaseOver, settling
+from fossa.testing import MemorySink
 from fossa_sqs.message import Held
 from fossa_sqs.source import SqsSource
 
@@ -102,6 +104,65 @@ async def test_a_task_that_kills_its_worker_is_a_dead_letter(queues):
     assert reason(letter) == "crashed"
 
 
+async def test_a_task_that_ends_node_after_node_is_a_dead_letter(queues):
+    url, replies = queues.make(), queues.make(dead=False)
+    queues.send(url, {"model": "Word", "method": "die"}, reply_to=replies)
+    for _ in range(3):  # nodes that took it and died
+        queues.take_one(url)
+    async with running(source(queues, url, max_receives=3, reply_queues=[replies])) as node:
+        await emptied(queues, url)
+        assert await node.governor.page() == []
+    [letter] = queues.take_all(queues.dead(url))
+    assert reason(letter) == "received_too_often"
+    assert "received 4 times" in letter["MessageAttributes"]["fossa-detail"]["StringValue"]
+    [reply] = queues.take_all(replies)
+    assert json.loads(reply["Body"])["outcome"]["status"] == "failed"
+
+
+async def test_an_outcome_that_a_required_sink_refuses_is_a_dead_letter(queues, monkeypatch):
+    monkeypatch.setattr(settling, "FIRST_DELAY", 0.01)
+    url, replies = queues.make(), queues.make(dead=False)
+    sink = MemorySink(required=True, failures=settling.TRIES)
+    queues.send(url, say("hello"), reply_to=replies)
+    async with running(source(queues, url, reply_queues=[replies]), SINKS=[sink]):
+        await emptied(queues, url)
+    [letter] = queues.take_all(queues.dead(url))
+    assert reason(letter) == "sink_refused"
+    [reply] = queues.take_all(replies)
+    assert json.loads(reply["Body"])["outcome"]["result"] == "hello"
+
+
+async def test_what_waits_here_for_a_slot_goes_back_for_other_nodes(queues):
+    url = queues.make()
+    async with running(source(queues, url), inline=False, SLOTS=1) as a:
+        for number in range(30):  # from now on it receives some milliseconds of work ahead
+            queues.send(url, say(number))
+        await emptied(queues, url)
+        for word in [{"model": "Word", "method": "sleep", "method_kwargs": {"seconds": 6}},
+                     *map(say, "abcdefgh")]:  # fmt: skip
+            queues.send(url, word)
+        async with running(source(queues, url), inline=False, SLOTS=1) as b:
+            async with asyncio.timeout(10):
+                while len(await b.governor.page()) < 7:
+                    await asyncio.sleep(0.05)
+            assert a.governor.status()["running"] == 1
+        await emptied(queues, url)
+
+
+async def test_what_a_receive_brings_to_a_node_that_stops_goes_back_at_once(queues):
+    url = queues.make()
+    async with Faults(queues.endpoint) as faults:
+        async with running(source(queues, url, endpoint_url=faults.url, poll=3)) as node:
+            await until(lambda: faults.under_way == "ReceiveMessage")
+            await asyncio.sleep(0.3)  # it is the long one
+            stopping = asyncio.create_task(node.stop())
+            await until(lambda: node.governor.status()["state"] != "running")
+            queues.send(url, say("late"))
+            await stopping
+        assert "late" not in Word.said
+        assert queues.counts(url) == (1, 0)
+
+
 async def test_the_sender_gets_a_reply(queues):
     url, replies = queues.make(), queues.make(dead=False)
     more = {"reply_to": replies, "correlation_id": "c-1"}
@@ -162,6 +223,8 @@ class Faults:
         self.target = target
         self.plan = {}
         self.seen = []
+        #: The operation that the server has not answered yet.
+        self.under_way = None
 
     def next(self, operation):
         kind, left = self.plan.get(operation, (None, 0))
@@ -188,8 +251,10 @@ class Faults:
             ]
             return web.json_response({"Successful": [], "Failed": failed})
         headers = {k: v for k, v in request.headers.items() if k.lower() != "content-length"}
+        self.under_way = operation
         async with self.session.post(self.target + request.path, data=body, headers=headers) as got:
             answer = await got.read()
+        self.under_way = None
         if kind == "lost":
             request.transport.abort()
             return web.Response()
