@@ -6,6 +6,7 @@ import time
 import pytest
 
 from fossa import Reason, Status
+from fossa.builtin.local import LocalExecutor
 from support import lives, outcome, running, texts, until
 
 ONCE = {"CRASH_ATTEMPTS": 1}
@@ -118,3 +119,23 @@ async def test_a_worker_that_has_grown_is_replaced():
         assert (await outcome(node, "Echo", "pid")).result == first
         await outcome(node, "Dies", "grow", method_kwargs={"megabytes": 64})
         assert (await outcome(node, "Echo", "pid")).result != first
+
+
+# who gets a worker
+
+
+async def test_whoever_asks_just_as_a_worker_is_handed_to_another_gets_one_too():
+    executor = LocalExecutor()
+    async with running(EXECUTORS=[executor], ISOLATION="task"):
+        workers = executor._workers
+        offer, late = workers._offer, workers.take(None)
+
+        def offer_and_ask(worker):
+            offer(worker)
+            workers._offer = offer
+            late.send(None)  # as far as it goes without a worker
+
+        workers._offer = offer_and_ask
+        await workers.take(None)
+        await until(lambda: not workers._wanted)
+        late.close()

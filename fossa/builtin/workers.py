@@ -85,9 +85,11 @@ class Workers:
         worker = BootedWorker(self._all)
         try:
             problems = await worker.boot(self._launch, [self._boot])
-        except (OSError, RuntimeError, TimeoutError) as error:
+        except Exception as error:
+            self._started()
             self._failed(f"a worker process cannot be started: {error}")
             return
+        self._started()
         self.trouble = "; ".join(problems) or None
         if self.trouble:
             self._logger.error("workers cannot have every model: %s", self.trouble)
@@ -96,6 +98,11 @@ class Workers:
             worker.kill()
         else:
             self._offer(worker)
+
+    def _started(self) -> None:
+        """The present task's worker is there, or is not: whoever wants one now waits for others."""
+        if (starting := asyncio.current_task()) is not None:
+            self._starting.discard(starting)
 
     def _failed(self, why: str) -> None:
         """Whoever has waited longest is told; the others may still get one."""
