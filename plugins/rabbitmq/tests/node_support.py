@@ -16,7 +16,7 @@ from fossa import Fossa, hookimpl, use
 from support import TestConfig
 
 #: Seconds in which what should come to pass has done so.
-PATIENCE = 8
+PATIENCE = 20
 
 
 class Far:
