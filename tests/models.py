@@ -435,8 +435,29 @@ class SideBySide(AbstractModelRunner):
     models = [(Nothing, {}), (Echo, {"greeting": "hi"})]
 
 
+class Heavy(ayeaye.PartitionedModel):
+    """Subtasks with large arguments, from a generator, that wait for a file to appear."""
+
+    def __init__(self, count=0, go=""):
+        super().__init__()
+        self.count = count
+        self.go_file = go
+
+    def build(self):
+        pass
+
+    def partition_slice(self, _count):
+        for _ in range(self.count):
+            yield "hold", {"text": "x" * 900_000, "go": self.go_file}
+
+    def hold(self, text, go):
+        while not Path(go).exists():
+            time.sleep(0.01)
+        return len(text)
+
+
 ALL = [
     Nothing, Echo, Writes, Fails, Checks, Dies, Stubborn, Returns, Progresses, Squares, Journal,
     OneWorker, Peak, Nested, Contexts, Foreign, MakesUnaccepted, First, Second, InOrder,
-    SideBySide,
+    SideBySide, Heavy,
 ]  # fmt: skip

@@ -1,11 +1,13 @@
 """What has gone wrong for others, R1 to R11: each is named after what Fossa is immune to."""
 
+import asyncio
 import importlib.metadata
 from pathlib import Path
 
 import pytest
 
 from fossa import Reason, Status
+from fossa.worker.pool import MAX_BYTES
 from support import TestConfig, outcome, running, texts, until
 
 
@@ -144,6 +146,24 @@ async def test_many_parents_at_once_with_one_slot():
     async with running(SLOTS=1) as node:
         handles = [await node.submit("Squares") for _ in range(5)]
         assert all([(await h.outcome(60)).complete for h in handles])
+
+
+async def test_large_arguments_are_not_all_made_beforehand(tmp_path):
+    kwargs = {"count": 150, "go": str(tmp_path / "go")}
+    async with running() as node:
+        handle = await node.submit("Heavy", model_construction_kwargs=kwargs)
+        enough = MAX_BYTES // 900_000
+
+        async def made():
+            return (await handle.record()).progress.subtasks
+
+        async with asyncio.timeout(20):
+            while await made() < enough:
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
+        assert await made() < enough + 5
+        (tmp_path / "go").touch()
+        assert (await handle.outcome(30)).complete
 
 
 async def test_partition_plea_limits_how_many_run_at_once(tmp_path):

@@ -21,10 +21,13 @@ from fossa.worker.channel import Channel, ChannelClosed
 
 #: Subtasks sent whose outcome has not come back, for each that may run at once.
 WINDOW_PER_LANE = 32
-#: The same, at the least.
-MIN_WINDOW = 512
+#: The same, at the least: nodes far away are kept busy by some messages of `BATCH` subtasks.
+MIN_WINDOW = 2048
 #: Outcomes come back that the model has not taken yet: more, and no further subtasks are made.
 MAX_UNTAKEN = 10_000
+#: Bytes of arguments that are away, and of results that the model has not taken, likewise; but
+#: each lane has two subtasks, however large.
+MAX_BYTES = 64 * 1024 * 1024
 #: Subtasks in one message, at the most.
 BATCH = 256
 
@@ -193,10 +196,13 @@ class _Run:
         self._sub_tasks = sub_tasks
         self._context = context
         self._window = max(MIN_WINDOW, limit * WINDOW_PER_LANE)
+        self._least = 2 * limit
         self._changed = threading.Condition()
         self._sent = self._received = self._taken = 0
         self._fed = self._stopped = False
-        self._pending: dict[int, TaskPartition] = {}
+        self._bytes_away = self._bytes_untaken = 0
+        #: Subtasks that are away or not taken, with the size of their arguments.
+        self._pending: dict[int, tuple[TaskPartition, int]] = {}
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def outcomes(self) -> Iterator[Any]:
@@ -229,8 +235,10 @@ class _Run:
                 raise item
             with self._changed:
                 self._taken += 1
+                self._bytes_untaken -= len(item.result)
                 self._changed.notify_all()
-            yield as_task_message(self._pending.pop(item.number), self._context, item)
+            partition, _ = self._pending.pop(item.number)
+            yield as_task_message(partition, self._context, item)
 
     def _feed(self) -> None:
         try:
@@ -260,7 +268,8 @@ class _Run:
             for task in batch:
                 partition = as_partition(task, self._model_cls)
                 arguments = encode_arguments(partition, self._context)
-                self._pending[self.number] = partition
+                self._pending[self.number] = partition, len(arguments)
+                self._bytes_away += len(arguments)
                 subtasks.append(
                     messages.Subtask(
                         self.number,
@@ -275,10 +284,11 @@ class _Run:
         return True
 
     def _has_room(self) -> bool:
-        return self._stopped or (
-            self._sent - self._received < self._window
-            and self._received - self._taken < MAX_UNTAKEN
-        )
+        away, untaken = self._sent - self._received, self._received - self._taken
+        if self._stopped or away + untaken < self._least:
+            return True
+        room = away < self._window and untaken < MAX_UNTAKEN
+        return room and self._bytes_away < MAX_BYTES and self._bytes_untaken < MAX_BYTES
 
     def _read(self) -> None:
         """Read until the governor has said that the model has its slot again."""
@@ -287,6 +297,9 @@ class _Run:
                 assert isinstance(message, messages.SubtaskOutcomes), message
                 with self._changed:
                     self._received += len(message.outcomes)
+                    for outcome in message.outcomes:
+                        self._bytes_away -= self._pending[outcome.number][1]
+                        self._bytes_untaken += len(outcome.result)
                     self._changed.notify_all()
                 for outcome in message.outcomes:
                     self._inbox.put(outcome)
