@@ -5,9 +5,9 @@ from attrs import define
 #: Messages are streamed where they take less than this, in seconds; and no more above the other.
 STREAM_BELOW, STREAM_NOT_ABOVE = 0.015, 0.05
 #: Seconds of work, for each slot, that a stream may bring ahead.
-AHEAD = 0.02
+AHEAD = 0.05
 #: Messages that a stream may bring ahead, at the least and at the most.
-LEAST_AHEAD, MOST_AHEAD = 2, 200
+LEAST_AHEAD, MOST_AHEAD = 2, 500
 #: Messages whose durations must be known before they are streamed.
 SAMPLES = 5
 #: Weight of the newest duration.
