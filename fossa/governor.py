@@ -319,6 +319,7 @@ class Governor(Node):
             live.executor = self._choose_executor(live)
         except Exception as error:
             self.logger.exception("task %s: no executor could be chosen", live.task.id)
+            self._slots.leave(live)
             text = f"{type(error).__name__}: {error}"
             self._chore(self._end(live, self._outcome_now(live, Reason.EXECUTOR, text)))
             return
@@ -423,14 +424,17 @@ class Governor(Node):
         live.row.attempts -= 1
         self._slots.durations.forget(live)
         live.runner = None
-        self._slots.leave(live)
         if live.given_back:
+            self._slots.leave(live)
             self._live.pop(live.task.id, None)
         elif live.cancelling is not None:
+            self._slots.leave(live)
             outcome = self._outcome_now(live, live.ending, live.cancelling)
             self._chore(self._end(live, outcome))
         else:
+            self._slots.rest(live, fill=False)
             self._enqueue(live)
+            self._slots.fill()
 
     async def _prepare_again(self, live: LiveTask) -> None:
         """For an attempt that is not the first: where its log goes on, what it need not repeat."""

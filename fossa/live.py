@@ -202,10 +202,20 @@ class LiveTask:
         return waiting[0] if leave_in else waiting.popleft()
 
     def take_lane(self) -> bool:
-        """Get a lane of the parent's: the right to be queued or run beside its siblings."""
+        """Get a lane of the parent's: the right to be queued or run beside its siblings.
+
+        One that was not begun after all has one still; where it shared that, it is the next to wait.
+        """
         parent = self.parent
         if parent is None or not parent.limit:
             return True
+        if self.lane is not None:
+            if len(self.lane.users) == 1:
+                return True
+            self.lane.users.discard(self)
+            self.lane = None
+            parent.waiting_children.appendleft(self)
+            return False
         if not parent.free_lanes:
             parent.waiting_children.append(self)
             return False

@@ -144,7 +144,8 @@ class Workers:
             return "it ran WORKER_MAX_TASKS"
         if conversation.rss - worker.first_rss > self._composition.worker_max_growth:
             return f"it grew to {conversation.rss} bytes"
-        if self._wanted or len(self._idle) < self._composition.slots:
+        # One more than there are slots: the next parent that waits has its subtasks begin at once.
+        if self._wanted or len(self._idle) <= self._composition.slots:
             return ""
         return "there are enough"
 

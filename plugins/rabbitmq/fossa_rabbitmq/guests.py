@@ -282,10 +282,10 @@ class Guests:
         content = wire.read(wire.SUBTASKS, message.body, message.properties)
         ids = [subtask.id for subtask in content.subtasks]
         if content.node.id == self.node.id:
-            if reservation is not None:
-                reservation.release()
+            # The slot is kept until they are in the queue for it: else the next would be fetched,
+            # and the next, and other nodes had none.
             if self.post.outbox is not None:
-                self.post.outbox.come_home(ids)
+                await self.post.outbox.come_home(ids)
             self.let_go(held)
         elif self.post.fleet.has_left(content.node.id):
             self.node.logger.info("%d subtasks of a node that has gone are dropped", len(ids))

@@ -42,6 +42,8 @@ class Intake:
         self._by_tag: dict[str, Level] = {}
         self._channel: Channel | None = None
         self._up = asyncio.Event()
+        #: The queue that the last message was fetched from.
+        self._had_one: Level | None = None
         #: Something arrived or was settled: look at what the consumers may still bring.
         self._stirred = asyncio.Event()
         self._stopped = False
@@ -111,18 +113,34 @@ class Intake:
         if reservation is None:
             return True
         try:
-            for level in self._levels:
-                if level.streaming:
-                    continue
-                message = await channel.get(level.queue)
-                if message is not None:
-                    self._guests.take(self._held(message, level), reservation)
-                    reservation = None
-                    return True
-        finally:
-            if reservation is not None:
-                reservation.release()
-        return False
+            held = await self._next(channel)
+        except BaseException:
+            reservation.release()
+            raise
+        if held is None:
+            reservation.release()
+            return False
+        self._guests.take(held, reservation)
+        return True
+
+    async def _next(self, channel: Channel) -> Held | None:
+        """A message of the deepest queue that has one.
+
+        Down to the queue that had the last one they are asked all at once: nearly always there is
+        nothing in those before it, and each answer is a millisecond of an idle slot.
+        """
+        levels = [level for level in self._levels if not level.streaming]
+        together = levels.index(self._had_one) + 1 if self._had_one in levels else 1
+        for some in (levels[:together], *([level] for level in levels[together:])):
+            answers = await asyncio.gather(*(channel.get(level.queue) for level in some))
+            found = [(lv, message) for lv, message in zip(some, answers, strict=True) if message]
+            if found:
+                self._had_one = found[0][0]
+                first, *too_many = [self._held(message, level) for level, message in found]
+                for held in too_many:
+                    held.give_back()
+                return first
+        return None
 
     async def _listen(self, channel: Channel) -> None:
         """Wait for whatever comes, while there is a slot for it."""

@@ -25,6 +25,8 @@ from fossa_rabbitmq.wire import BadMessage, Letter
 LETTER_BYTES = 256 * 1024
 #: Seconds after which somebody has begun what is in no queue, or has lost it.
 LOST_AFTER = 5.0
+#: Seconds in which what has come home is back in this node's queue.
+HOME_WITHIN = 1.0
 #: Replies that the broker may send ahead.
 _PREFETCH = 200
 #: Seconds that a cancelled attempt gets to end on its node, beyond what the config allows there.
@@ -40,6 +42,8 @@ class Sent:
     attempt: Attempt
     live: LiveAttempt
     outcome: "asyncio.Future[Outcome]"
+    #: Done once nobody waits for that any more.
+    gone: "asyncio.Future[None]"
     #: The message that it is in, while nobody is known to have begun it.
     parcel: "Parcel | None" = None
     begun: bool = False
@@ -136,7 +140,7 @@ class Outbox:
     async def run(self, attempt: Attempt, live: LiveAttempt) -> Outcome:
         """Have another node run it."""
         loop = asyncio.get_running_loop()
-        sent = Sent(attempt, live, loop.create_future())
+        sent = Sent(attempt, live, loop.create_future(), loop.create_future())
         self._sent[attempt.task.id] = sent
         share = self._shares.get(attempt.tenure)
         if share is None:
@@ -154,6 +158,7 @@ class Outbox:
     def _forget(self, sent: Sent) -> None:
         if self._sent.get(sent.attempt.task.id) is sent:
             del self._sent[sent.attempt.task.id]
+        sent.gone.set_result(None)
         if not sent.outcome.done():
             sent.outcome.cancel()
 
@@ -321,12 +326,15 @@ class Outbox:
                 sent.begun = False
             self._send_off(dropped, repeated=True)
 
-    def come_home(self, subtask_ids: Sequence[str]) -> None:
-        """This node's own source has taken them, whose ids are as on the wire: they run here."""
-        for subtask_id in subtask_ids:
-            sent = self._sent.get(subtask_id)
-            if sent is not None:
-                fail(sent, NotBegun("this node took it itself", near=True))
+    async def come_home(self, subtask_ids: Sequence[str]) -> None:
+        """This node's own source has taken them, whose ids are as on the wire: they run here.
+
+        Returns once they are in this node's queue.
+        """
+        for sent in (home := [self._sent[i] for i in subtask_ids if i in self._sent]):
+            fail(sent, NotBegun("this node took it itself", near=True))
+        if home:
+            await asyncio.wait([sent.gone for sent in home], timeout=HOME_WITHIN)
 
     # cancel
 
