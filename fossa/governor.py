@@ -131,10 +131,14 @@ class Governor(Node):
         self._keep(live, delivery)
         live.reservation = reservation
         self._live[task.id] = live
-        self._arriving.add(live)
         self._ledger.insert(task, live.row)
-        # Whoever submitted may go away now: what is on its way into the ledger gets there.
-        self._ledger.committed().add_done_callback(lambda commit: self._durable(live, commit))
+        if delivery.redelivers:
+            # It begins on its way into the ledger: if it gets lost there, it is delivered again.
+            self._arrived(live)
+        else:
+            # Whoever submitted may go away now: what is on its way into the ledger gets there.
+            self._arriving.add(live)
+            self._ledger.committed().add_done_callback(lambda commit: self._durable(live, commit))
         await self._ledger.committed()
         return task
 
@@ -236,6 +240,10 @@ class Governor(Node):
             self._deliveries.let_go(live.delivery)
             live.release()
             return
+        self._arrived(live)
+
+    def _arrived(self, live: LiveTask) -> None:
+        """A new task may begin."""
         self._hooks.observe("fossa_task_accepted", task=live.task)
         if live.cancelling is None and not live.given_back:
             self._enqueue(live)

@@ -99,8 +99,9 @@ def fossa_node_stopped(node: "Node") -> None:
 
 @hookspec
 def fossa_task_accepted(task: "Task") -> None:
-    """Called once for each task that was admitted, when it is in the ledger; also each subtask.
+    """Called once for each task that was admitted, before it begins; also each subtask.
 
+    What is delivered again where it gets lost (over RabbitMQ, say) may not be in the ledger yet.
     A task that another node has sent is new to this one. One that is taken up from the ledger after
     a restart is not.
 

@@ -110,7 +110,9 @@ def _extract(position: int, column: str) -> str:
 _WRITTEN = (*_COLUMNS, "listed")
 _INSERT = (
     f"INSERT INTO tasks ({', '.join(_WRITTEN)}) "
-    f"SELECT {', '.join(_extract(i, c) for i, c in enumerate(_WRITTEN))} FROM json_each(?)"
+    f"SELECT {', '.join(_extract(i, c) for i, c in enumerate(_WRITTEN))} FROM json_each(?) WHERE 1 "
+    # A subtask of an earlier boot may come back to where it was made.
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _STATE_FIELDS)}"
 )
 _DELETE = "DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
 _DELETE_LOGS = "DELETE FROM logs WHERE task_id IN (SELECT value FROM json_each(?))"

@@ -61,6 +61,15 @@ async def test_what_is_committed_can_be_read(ledger):
     assert await ledger.get("nothing") is None
 
 
+async def test_a_task_that_comes_once_more_is_the_same_row(ledger):
+    given, other = task(), task()
+    await put(ledger, given, status=Status.CANCELLED)
+    await put(ledger, given, other, status=Status.COMPLETE, result=b"7")
+    assert ledger.trouble is None
+    assert (await ledger.get(given.id)).outcome.result == 7
+    assert [r.task.id for r in await ledger.page()] == [other.id, given.id]
+
+
 async def test_results_of_every_json_type(ledger):
     for result in (b"null", b'"text"', b"12345678901234567890123", b"true", b"[]", b'"\\u0000"'):
         given = task()

@@ -155,7 +155,8 @@ class Guests:
         held.task_ids = []
 
         async def ack(outcome: Outcome) -> None:
-            twins = self._twins.pop(held.task_ids[0], {held: settle})
+            known = self._twins.pop(held.task_ids[0], None) if held.task_ids else None
+            twins = known or {held: settle}
             work = [self.do(settle(outcome)) for settle in twins.values()]
             await asyncio.shield(asyncio.gather(*work))
 
@@ -187,7 +188,8 @@ class Guests:
             await self.bury(held, "refused", str(error))
         else:
             held.task_ids = [task.id]
-            self._twins.setdefault(task.id, {})[held] = settle
+            if not held.over:
+                self._twins.setdefault(task.id, {})[held] = settle
 
     def _give_back(self, held: Held) -> None:
         """The broker may have a whole task again, and every other message of the same task."""

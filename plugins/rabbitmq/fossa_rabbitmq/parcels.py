@@ -99,6 +99,8 @@ class GuestParcel:
 
     def _delivery(self, subtask: wire.Subtask) -> Delivery:
         watch = self._guests.reports.watch(subtask.id, self.held)
+        # Of a node that nobody has heard of, it may be one of this node's own, from before it died.
+        unheard = not self._post.fleet.has(self.content.node.id)
 
         async def ack(outcome: Outcome) -> None:
             self.held.ended(outcome)
@@ -112,7 +114,7 @@ class GuestParcel:
             origin=wire.origin_of(subtask),
             source=self._guests.source,
             redelivers=True,
-            again=self.held.again,
+            again=self.held.again or unheard,
             watch=watch,
             ack=ack,
             give_back=give_back,

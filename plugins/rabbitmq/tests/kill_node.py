@@ -56,7 +56,7 @@ POINTS = {
     # The task is checked and on its way into the ledger.
     "admitted": (Ledger, "_commit", False, an_insert),
     # The task is in the ledger.
-    "recorded": (Governor, "_durable", False, die),
+    "recorded": (Ledger, "_commit", True, an_insert),
     # Its attempt begins.
     "started": (LocalExecutor, "run", False, die),
     # Its attempt has ended.

@@ -36,6 +36,8 @@ RUNNING = "running"
 ALL = [*POINTS, RUNNING]
 #: Where it is killed after the model began, and before its outcome is safe.
 BEGUN = {RUNNING, "ended"}
+#: Where it may have begun: what will be delivered again begins on its way into the ledger.
+BEGINNING = {"admitted", "recorded"}
 #: Where the outcome is in its ledger.
 RECORDED = {"outcome_recorded", "replied", "reply_confirmed", "settled"}
 #: Where its reply is with the broker, and the message is not settled: there will be another.
@@ -125,7 +127,8 @@ async def test_a_task_whose_node_is_killed_and_started_again(
         assert replies[0]["outcome"]["result"] == {"number": 7}
         await empty(someone, fresh_prefix)
     # The outcome that was recorded is the answer: nothing is repeated for it.
-    assert len(book.lines("begin")) == (2 if point in BEGUN else 1)
+    begun = {1, 2} if point in BEGINNING else {2} if point in BEGUN else {1}
+    assert len(book.lines("begin")) in begun
     assert taken == ([] if point == "settled" else [True])
     (record,) = await again.governor.page()
     assert (record.status, record.task.id) == (Status.COMPLETE, replies[0]["task_id"])
@@ -168,7 +171,8 @@ async def test_a_subtask_whose_node_is_killed_and_another_is_there(
         await until(lambda: len(told) == (2 if point in TWO_REPLIES else 1))
     # What the dead node had recorded is of no use to another one.
     unanswered = point == "outcome_recorded"
-    assert len(book.lines("begin")) == (2 if point in BEGUN | TWO_REPLIES or unanswered else 1)
+    twice = point in BEGUN | TWO_REPLIES or unanswered
+    assert len(book.lines("begin")) in ({1, 2} if point in BEGINNING else {2} if twice else {1})
     assert taken == ([] if point == "settled" else [True])
     assert len(set(told)) == 1
 
