@@ -204,7 +204,7 @@ class LiveTask:
     def take_lane(self) -> bool:
         """Get a lane of the parent's: the right to be queued or run beside its siblings.
 
-        One that was not begun after all has one still; where it shared that, it is the next to wait.
+        One that was not begun after all has one still; where it shared that, it waits first.
         """
         parent = self.parent
         if parent is None or not parent.limit:

@@ -33,9 +33,7 @@ class LegacyGuests(Guests):
         asked = decode_task(message.body, message.properties, self._limit)
         node_id = self._parent_node(message)
         task_id = _subtask_id(message)
-        if self._comes_home(asked):
-            if reservation is not None:
-                reservation.release()
+        if await self._comes_home(asked):
             self.let_go(held)
         elif node_id is not None and self.post.fleet.has_left(node_id):
             self.node.logger.info("a subtask of a node that has gone is dropped")
@@ -46,12 +44,12 @@ class LegacyGuests(Guests):
         else:
             await self._run(held, asked, task_id, reservation)
 
-    def _comes_home(self, asked: LegacyTask) -> bool:
+    async def _comes_home(self, asked: LegacyTask) -> bool:
         """Whether this node's own model made it: then it needs no answer over the wire."""
         outbox = self.post.outbox
         if outbox is None or not asked.ours or asked.reply_to != outbox.replies:
             return False
-        outbox.come_home([asked.correlation_id or ""])
+        await outbox.come_home([asked.correlation_id or ""])
         return True
 
     async def _run(

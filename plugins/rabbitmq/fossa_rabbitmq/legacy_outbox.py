@@ -121,13 +121,13 @@ class LegacyOutbox(Outbox):
         if wait is not None and wait.sent is sent:
             del self._waits[sent.attempt.task.id]
 
-    def come_home(self, subtask_ids: Sequence[str]) -> None:
+    async def come_home(self, subtask_ids: Sequence[str]) -> None:
         """On this wire they are correlation ids. Nobody waits for a turn that is not the last."""
         for correlation_id in subtask_ids:
             turn = turn_of(correlation_id)
             wait = self._awaited(turn)
             if wait is not None and turn is not None and turn.turn == wait.turn:
-                super().come_home([turn.task_id])
+                await super().come_home([turn.task_id])
 
     # replies
 
