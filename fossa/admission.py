@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +20,8 @@ ARGUMENTS = (
     "partition_initialise_kwargs",
     "resolver_context",
 )
+#: What has nothing in it that would have to be looked at.
+_PLAIN = frozenset({bool, float, int, str, type(None)})
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _encode = msgspec.json.Encoder().encode
 
@@ -130,7 +132,8 @@ class Admission:
                 raise BadArguments(
                     f"{name} is of type {type(value).__name__}: it should be a JSON object"
                 )
-            _check_json(value, name, self._max_depth)
+            if not _is_plain_json(value, self._max_depth):
+                _check_json(value, name, self._max_depth)
         try:
             encoded = _encode(given)
         except (TypeError, ValueError, OverflowError) as error:
@@ -144,6 +147,22 @@ def content_key(model: str, method: str, arguments: bytes) -> str:
     """Identity of a subtask by content: the same for the same work, whoever encoded it when."""
     content = b"\0".join((model.encode(), method.encode(), arguments))
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _is_plain_json(value: Any, depth: int) -> bool:
+    """Whether it is of JSON's own types and not too deep; False asks for a closer look."""
+    if not depth:
+        return False
+    members: Iterable[Any]
+    if type(value) is dict:
+        if any(type(key) is not str for key in value):
+            return False
+        members = value.values()
+    elif type(value) is list:
+        members = value
+    else:
+        return False
+    return all(type(one) in _PLAIN or _is_plain_json(one, depth - 1) for one in members)
 
 
 def _check_json(value: Any, where: str, depth: int) -> None:

@@ -108,12 +108,18 @@ def _extract(position: int, column: str) -> str:
 
 
 _WRITTEN = (*_COLUMNS, "listed")
-_INSERT = (
-    f"INSERT INTO tasks ({', '.join(_WRITTEN)}) "
-    f"SELECT {', '.join(_extract(i, c) for i, c in enumerate(_WRITTEN))} FROM json_each(?) WHERE 1 "
-    # A subtask of an earlier boot may come back to where it was made.
-    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _STATE_FIELDS)}"
+_INTO = f"INSERT INTO tasks ({', '.join(_WRITTEN)}) "
+#: A subtask of an earlier boot may come back to where it was made.
+_ALREADY = (
+    f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _STATE_FIELDS)}"
 )
+_INSERT = (
+    f"{_INTO} SELECT {', '.join(_extract(i, c) for i, c in enumerate(_WRITTEN))} "
+    f"FROM json_each(?) WHERE 1 {_ALREADY}"
+)
+#: SQLite reads a row's JSON once for each of its columns: a large row is written by itself.
+_INSERT_ONE = f"{_INTO} VALUES ({', '.join('?' * len(_WRITTEN))}) {_ALREADY}"
+_UPDATE_ONE = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in _STATE_FIELDS)} WHERE id = ?"
 _DELETE = "DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
 _DELETE_LOGS = "DELETE FROM logs WHERE task_id IN (SELECT value FROM json_each(?))"
 _UPDATE = (
@@ -128,6 +134,8 @@ _LOG = (
     f"{', '.join(f'value ->> {i}' for i in range(7))} FROM json_each(?)"
 )
 _SELECT = f"SELECT seq, {', '.join(_COLUMNS)} FROM tasks"
+#: Bytes of arguments and result from which on a row is large.
+LARGE = 4096
 #: Rows that one commit may take at the most: what comes later waits for the next.
 MAX_BATCH = 2000
 #: Rows that one pass of retention deletes at the most, so that a pass stays short.
@@ -151,6 +159,11 @@ class StateRow:
         self.progress: Progress | None = None
         #: A required sink has not taken the outcome yet.
         self.owed = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of its result."""
+        return len(self.outcome.result_json) if self.outcome else 0
 
     def columns(self) -> list[Any]:
         outcome = self.outcome
@@ -178,26 +191,37 @@ class _Batch:
     logs: list[tuple[Any, ...]]
     waiters: list[asyncio.Future[None]]
 
-    def documents(self) -> list[tuple[str, bytes]]:
-        """Its statements, each with the JSON that it takes its rows from."""
-        documents = []
+    def statements(self) -> list[tuple[str, list[Any]]]:
+        """What it does: most statements take all of their rows from one JSON document."""
+        statements: list[tuple[str, list[Any]]] = []
         if self.deletes:
             ids = _encode(list(self.deletes))
-            documents += [(_DELETE, ids), (_DELETE_LOGS, ids)]
-        if self.inserts:
-            rows = [
-                [*_task_columns(task), *state.columns(), task.parent_id is None or task.redelivered]
-                for task, state in self.inserts.values()
-            ]
-            documents.append((_INSERT, _encode(rows)))
-        if self.updates:
-            changed = [[task_id, *state.columns()] for task_id, state in self.updates.items()]
-            documents.append((_UPDATE, _encode(changed)))
+            statements += [(_DELETE, [ids]), (_DELETE_LOGS, [ids])]
+        rows = []
+        for task, state in self.inserts.values():
+            listed = task.parent_id is None or task.redelivered
+            row = [*_task_columns(task), *state.columns(), listed]
+            if len(task.arguments) + state.size > LARGE:
+                statements.append((_INSERT_ONE, _values(_WRITTEN, row)))
+            else:
+                rows.append(row)
+        if rows:
+            statements.append((_INSERT, [_encode(rows)]))
+        changed = []
+        for task_id, state in self.updates.items():
+            if state.size > LARGE:
+                statements.append(
+                    (_UPDATE_ONE, [*_values(_STATE_FIELDS, state.columns()), task_id])
+                )
+            else:
+                changed.append([task_id, *state.columns()])
+        if changed:
+            statements.append((_UPDATE, [_encode(changed)]))
         if self.paid:
-            documents.append((_PAY, _encode(list(self.paid))))
+            statements.append((_PAY, [_encode(list(self.paid))]))
         if self.logs:
-            documents.append((_LOG, _encode(self.logs)))
-        return documents
+            statements.append((_LOG, [_encode(self.logs)]))
+        return statements
 
 
 class Ledger:
@@ -302,10 +326,10 @@ class Ledger:
             if not self._has_work():
                 continue
             batch = self._take()
-            documents = batch.documents()
+            statements = batch.statements()
             self._going = batch.deletes
             try:
-                await loop.run_in_executor(self._write_thread, self._commit, documents)
+                await loop.run_in_executor(self._write_thread, self._commit, statements)
             except sqlite3.Error as error:
                 self.trouble = f"{type(error).__name__}: {error}"
                 self._put_back(batch)
@@ -352,14 +376,14 @@ class Ledger:
                 waiter.set_exception(LedgerError(f"the ledger could not be written: {error}"))
         self._waiters = []
 
-    def _commit(self, documents: Sequence[tuple[str, bytes]]) -> None:
+    def _commit(self, statements: Sequence[tuple[str, list[Any]]]) -> None:
         """In the writing thread: one transaction."""
         writer = self._writer
         assert writer is not None
         writer.execute("BEGIN IMMEDIATE")
         try:
-            for statement, document in documents:
-                writer.execute(statement, (document.decode(),))
+            for statement, values in statements:
+                writer.execute(statement, [v.decode() if type(v) is bytes else v for v in values])
             writer.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -572,6 +596,11 @@ class Ledger:
             )
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             connection.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
+
+
+def _values(columns: Sequence[str], row: Sequence[Any]) -> list[Any]:
+    """A row as a statement with a place for each column takes it; bytes are JSON."""
+    return [_encode(v) if c in _JSON else v for c, v in zip(columns, row, strict=True)]
 
 
 def _task_columns(task: Task) -> list[Any]:

@@ -5,9 +5,10 @@ import sqlite3
 import time
 
 import pytest
+from msgspec.json import encode
 
 from fossa.errors import LedgerError
-from fossa.ledger import MIGRATIONS, Ledger, StateRow
+from fossa.ledger import LARGE, MIGRATIONS, Ledger, StateRow
 from fossa.tasks import LogLine, Outcome, Reason, Status, Task, new_id
 
 
@@ -68,6 +69,28 @@ async def test_a_task_that_comes_once_more_is_the_same_row(ledger):
     assert ledger.trouble is None
     assert (await ledger.get(given.id)).outcome.result == 7
     assert [r.task.id for r in await ledger.page()] == [other.id, given.id]
+
+
+@pytest.mark.parametrize("size", [10, LARGE, 300_000])
+async def test_rows_of_every_size(ledger, size):
+    text = "\u00e9" * size
+    one = task(arguments=encode({"method_kwargs": {"a": text}}), idempotency_key="k")
+    two = task(timeout=2.5, redelivered=True)
+    rows = {one: state(), two: state()}
+    for given, row in rows.items():
+        ledger.insert(given, row)
+    await ledger.committed()
+    assert (await ledger.get(one.id)).task == one
+    ended = state(Status.COMPLETE, result=encode({"b": [text, None, 1.5]}))
+    for given in rows:
+        ledger.update(given.id, ended)
+    await ledger.committed()
+    for record in await ledger.page():
+        assert record.task in rows
+        assert (record.status, record.attempts) == (Status.COMPLETE, 1)
+        assert record.outcome == ended.outcome
+    found = await ledger.by_idempotency_key("k")
+    assert found.outcome.result == {"b": [text, None, 1.5]}
 
 
 async def test_results_of_every_json_type(ledger):
