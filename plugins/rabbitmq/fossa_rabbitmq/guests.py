@@ -60,6 +60,8 @@ class Guests:
         #: By id of a whole task: the messages that ask for it, and what settles each.
         self._twins: dict[str, dict[Held, Callable[[Outcome], Settling]]] = {}
         self._cancelled: dict[str, None] = {}
+        #: The queue to which the last reply could not be sent.
+        self._unheard = ""
         self._at_work: set[asyncio.Task[None]] = set()
         self.reports = Reports(post)
         post.on(wire.CANCEL, self._cancel)
@@ -228,7 +230,9 @@ class Guests:
         try:
             await self.send(letter, queue, message)
         except Unroutable:
-            self.node.logger.warning("nobody waits for a reply at %s any more", queue)
+            if queue != self._unheard:  # a client that went away left many, as a rule
+                self.node.logger.warning("nobody waits for replies at %s any more", queue)
+            self._unheard = queue
         except TooLarge as error:
             await self.reply(message, task_id, wire.too_large(outcome, str(error)))
 

@@ -149,10 +149,11 @@ class Intake:
             await self._open_all(channel, listening)
             while not channel.closed.done() and not self._stopped:
                 self._stirred.clear()
+                # A stream may have ended while the consumers were opened.
+                if self._unheard(listening):
+                    return
                 await self._stir_or_busy()
                 if not await self._slot_soon() or self._saturated(listening):
-                    return
-                if self._unheard(listening):
                     return
         finally:
             # What is raised here would hide that this is cancelled.

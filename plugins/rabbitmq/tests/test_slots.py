@@ -8,6 +8,8 @@ from uuid import uuid4
 import pytest
 from node_support import PATIENCE, eventually, page
 
+from fossa_rabbitmq.intake import Intake
+
 TRIALS = 20
 #: What is promised, in seconds, for half of the trials at least; and what a busy computer of two
 #: processors may make of it at the worst.
@@ -158,6 +160,34 @@ async def test_short_tasks_are_streamed_and_spread(start_node, client):
     assert all(ran)
     ids = {reply["task_id"] for _, reply in client.replies["short"]}
     assert len(ids) == len(client.replies["short"]) == 400
+
+
+async def test_a_queue_whose_stream_ends_while_others_are_listened_to_is_not_forgotten(
+    start_node, client, gated, fresh_prefix, monkeypatch
+):
+    open_all, ended = Intake._open_all, []
+
+    async def and_end_the_stream(intake, channel, levels):
+        await open_all(intake, channel, levels)
+        for level in [level for level in intake._levels if level.streaming]:
+            async with intake._changing:
+                await intake._end_consumer(level)
+                level.streaming = False
+            level.forget()
+            intake._stirred.set()
+            ended.append(level)
+
+    a = await start_node("a")
+    await streaming(client, a, fresh_prefix)
+    monkeypatch.setattr(Intake, "_open_all", and_end_the_stream)
+    task, gate = gated.task()  # a long one: then it listens anew
+    await client.send(task, correlation_id="long")
+    await eventually(lambda: running(a) == 1)
+    gate.touch()
+    await client.reply("long")
+    await eventually(lambda: ended)
+    await send(client, "afterwards")
+    await client.reply("afterwards")
 
 
 async def test_what_a_stream_brought_behind_a_long_task_goes_to_the_free_node(
