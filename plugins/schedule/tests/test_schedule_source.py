@@ -238,9 +238,10 @@ async def test_a_firing_waits_for_the_task_before_and_what_passed_meanwhile_is_m
         await run.move(59)
         await run.clock.advance(1)
         await eventually(lambda: run.executor.attempts)
+        assert await run.has(1) == minutes(1)
         await run.clock.advance(600)
         assert await run.keys() == minutes(1)
-        assert run.source.ready() is None
+        await eventually(lambda: run.source.ready() is None)
         run.executor.release()
         assert await run.has(2) == minutes(1, 11)
 
