@@ -126,6 +126,14 @@ async def test_a_node_that_is_alone_runs_its_own_subtasks(start_node):
 # what is told meanwhile
 
 
+async def test_a_node_that_takes_its_own_subtasks_leaves_others_theirs(start_node):
+    a, b = await start_node("a", PLUGINS=[Far()], SLOTS=1), await start_node("b", SLOTS=1)
+    await start_node.heard()
+    handle = await a.submit("Naps", model_construction_kwargs={"count": 30, "seconds": 0.05})
+    assert (await handle.outcome(PATIENCE)).complete
+    assert 8 < len(await page(b)) < 22
+
+
 async def test_a_node_that_joins_while_a_parent_runs_gets_its_subtasks(start_node):
     a = await start_node("a")
     handle = await a.submit("Naps", model_construction_kwargs={"count": 150, "seconds": 0.05})
