@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from fossa.composition import Composition, Model
 from fossa.errors import BadArguments, NotAccepted
 from fossa.tasks import Delivery, Request, Task, new_id
+from fossa.worker.messages import is_plain
 
 #: The four JSON objects that a request may carry, in the order in which they are encoded.
 ARGUMENTS = (
@@ -20,8 +21,6 @@ ARGUMENTS = (
     "partition_initialise_kwargs",
     "resolver_context",
 )
-#: What has nothing in it that would have to be looked at.
-_PLAIN = frozenset({bool, float, int, str, type(None)})
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _encode = msgspec.json.Encoder().encode
 
@@ -132,7 +131,7 @@ class Admission:
                 raise BadArguments(
                     f"{name} is of type {type(value).__name__}: it should be a JSON object"
                 )
-            if not _is_plain_json(value, self._max_depth):
+            if not is_plain(value, self._max_depth):
                 _check_json(value, name, self._max_depth)
         try:
             encoded = _encode(given)
@@ -147,27 +146,6 @@ def content_key(model: str, method: str, arguments: bytes) -> str:
     """Identity of a subtask by content: the same for the same work, whoever encoded it when."""
     content = b"\0".join((model.encode(), method.encode(), arguments))
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _is_plain_json(value: Any, depth: int) -> bool:
-    """Whether it is of JSON's own types and not too deep; False asks for a closer look."""
-    if not depth:
-        return False
-    members: Iterable[Any]
-    if type(value) is dict:
-        for key in value:
-            if type(key) is not str:
-                return False
-        members = value.values()
-    elif type(value) is list:
-        members = value
-    else:
-        return False
-    # Loops: this runs once for each value in a request, and a generator takes twice as long.
-    for one in members:
-        if type(one) not in _PLAIN and not _is_plain_json(one, depth - 1):
-            return False
-    return True
 
 
 def _check_json(value: Any, where: str, depth: int) -> None:

@@ -262,3 +262,27 @@ class Frames:
 def encode_json(value: Any) -> bytes:
     """JSON of a value; NaN and infinities become null. Raises TypeError, ValueError."""
     return _encoder.encode(value)
+
+
+#: Types with nothing in them that would have to be looked at.
+_LEAVES = frozenset({bool, float, int, str, type(None)})
+
+
+def is_plain(value: Any, depth: int = 101) -> bool:
+    """Whether a value is made of JSON's own types only, so many deep (tuples count as arrays)."""
+    kind = type(value)
+    if kind in _LEAVES:
+        return True
+    if depth <= 0 or kind not in (dict, list, tuple):
+        return False
+    members = value
+    if kind is dict:
+        for key in value:
+            if type(key) is not str:
+                return False
+        members = value.values()
+    # Loops: they run once for each value, and a generator takes twice as long.
+    for member in members:
+        if type(member) not in _LEAVES and not is_plain(member, depth - 1):
+            return False
+    return True

@@ -189,7 +189,7 @@ class Runner:
             return Ending(False, Reason.CHECK_FAILED, text)
         is_json = True
         try:
-            result = messages.encode_json(value) if is_plain(value) else b""
+            result = messages.encode_json(value) if messages.is_plain(value) else b""
         except (TypeError, ValueError, OverflowError, RecursionError):
             result = b""
         if not result:
@@ -202,30 +202,6 @@ class Runner:
             )
             return Ending(False, Reason.RESULT_TOO_LARGE, text)
         return Ending(True, Reason.RETURNED, result=msgspec.Raw(result), result_is_json=is_json)
-
-
-#: Types with nothing in them that would have to be looked at.
-_LEAVES = frozenset({bool, float, int, str, type(None)})
-
-
-def is_plain(value: Any, depth: int = 0) -> bool:
-    """Whether a value is made of JSON's own types only (tuples count as arrays)."""
-    kind = type(value)
-    if kind in _LEAVES:
-        return True
-    if depth > 100 or kind not in (dict, list, tuple):
-        return False
-    members = value
-    if kind is dict:
-        for key in value:
-            if type(key) is not str:
-                return False
-        members = value.values()
-    # Loops: this runs once for each value in a result, and a generator takes twice as long.
-    for member in members:
-        if type(member) not in _LEAVES and not is_plain(member, depth + 1):
-            return False
-    return True
 
 
 def represent(value: Any) -> dict[str, str]:
