@@ -138,9 +138,7 @@ async def test_a_broker_that_is_killed_and_comes_back(own_broker, caplog):
         await kept.up()
         message = pika.BasicProperties(message_id="1", delivery_mode=2)
         await kept.channel.publish("", "kept", b"x", message)
-        # A quorum queue that is younger than half a second does not survive a kill: RabbitMQ
-        # 3.10 has not written down then where its log is, and nothing of it answers any more.
-        await asyncio.sleep(1)
+        await asyncio.to_thread(own_broker.wait_for_disk)
         own_broker.kill()
         await kept.lost()
         await asyncio.to_thread(own_broker.start)
