@@ -183,6 +183,9 @@ class Node(ABC):
     ) -> "tuple[Task, bool]":
         """Check, record durably and queue a task; returns it, and whether it is new.
 
+        A task that its source redelivers is queued on its way into the ledger, and this returns
+        then: should it get lost there, it is delivered again.
+
         Raises:
             TaskRefused: it was not admitted, and why.
         """

@@ -135,10 +135,10 @@ class Governor(Node):
         if delivery.redelivers:
             # It begins on its way into the ledger: if it gets lost there, it is delivered again.
             self._arrived(live)
-        else:
-            # Whoever submitted may go away now: what is on its way into the ledger gets there.
-            self._arriving.add(live)
-            self._ledger.committed().add_done_callback(lambda commit: self._durable(live, commit))
+            return task
+        # Whoever submitted may go away now: what is on its way into the ledger gets there.
+        self._arriving.add(live)
+        self._ledger.committed().add_done_callback(lambda commit: self._durable(live, commit))
         await self._ledger.committed()
         return task
 
@@ -362,7 +362,7 @@ class Governor(Node):
             task=task,
             number=row.attempts,
             started=now,
-            parallelism=self._slots.total + self._slots.far_slots(task.model),
+            parallelism=slot.places,
             lane=lane,
             lanes=lanes,
             isolation=model.limits.isolation or self._isolation,

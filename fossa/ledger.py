@@ -20,6 +20,7 @@ import msgspec
 from attrs import define
 
 from fossa.errors import LedgerError
+from fossa.seen import Seen
 from fossa.tasks import LogLine, Outcome, Progress, Reason, Record, Status, Task
 
 T = TypeVar("T")
@@ -138,6 +139,8 @@ _SELECT = f"SELECT seq, {', '.join(_COLUMNS)} FROM tasks"
 LARGE = 4096
 #: Rows that one commit may take at the most: what comes later waits for the next.
 MAX_BATCH = 2000
+#: Idempotency keys that are read at once when the ledger is opened.
+KEYS_PAGE = 1000
 #: Rows that one pass of retention deletes at the most, so that a pass stays short.
 PRUNE_BATCH = 500
 
@@ -197,16 +200,7 @@ class _Batch:
         if self.deletes:
             ids = _encode(list(self.deletes))
             statements += [(_DELETE, [ids]), (_DELETE_LOGS, [ids])]
-        rows = []
-        for task, state in self.inserts.values():
-            listed = task.parent_id is None or task.redelivered
-            row = [*_task_columns(task), *state.columns(), listed]
-            if len(task.arguments) + state.size > LARGE:
-                statements.append((_INSERT_ONE, _values(_WRITTEN, row)))
-            else:
-                rows.append(row)
-        if rows:
-            statements.append((_INSERT, [_encode(rows)]))
+        statements += self._insertions()
         changed = []
         for task_id, state in self.updates.items():
             if state.size > LARGE:
@@ -221,6 +215,24 @@ class _Batch:
             statements.append((_PAY, [_encode(list(self.paid))]))
         if self.logs:
             statements.append((_LOG, [_encode(self.logs)]))
+        return statements
+
+
+    def _insertions(self) -> list[tuple[str, list[Any]]]:
+        """In the order in which the tasks came: their positions in the ledger tell it."""
+        statements, rows = list[tuple[str, list[Any]]](), list[list[Any]]()
+        for task, state in self.inserts.values():
+            listed = task.parent_id is None or task.redelivered
+            row = [*_task_columns(task), *state.columns(), listed]
+            if len(task.arguments) + state.size <= LARGE:
+                rows.append(row)
+                continue
+            if rows:
+                statements.append((_INSERT, [_encode(rows)]))
+                rows = []
+            statements.append((_INSERT_ONE, _values(_WRITTEN, row)))
+        if rows:
+            statements.append((_INSERT, [_encode(rows)]))
         return statements
 
 
@@ -248,6 +260,9 @@ class Ledger:
         self._asked: dict[str, dict[str, asyncio.Future[Record | None]]] = {}
         self._reading: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
+        #: Idempotency keys that there may be, and whether those of earlier boots are among them.
+        self._seen, self._all_seen = Seen(), False
+        self._remembering: asyncio.Task[None] | None = None
         #: Why the last commit failed; None where it did not.
         self.trouble: str | None = None
 
@@ -257,11 +272,15 @@ class Ledger:
         await loop.run_in_executor(self._write_thread, self._open_writer)
         await loop.run_in_executor(self._read_thread, self._open_reader)
         self._committer = asyncio.create_task(self._commit_for_ever(), name="fossa-ledger")
+        self._remembering = asyncio.create_task(self._remember_keys(), name="fossa-ledger-keys")
 
     async def close(self) -> None:
         """Commit what is left, then let go of the file."""
         self._closing = True
         self._wake.set()
+        if self._remembering:
+            self._remembering.cancel()
+            await asyncio.wait([self._remembering])
         if self._committer:
             await self._committer
         loop = asyncio.get_running_loop()
@@ -278,6 +297,8 @@ class Ledger:
     def insert(self, task: Task, state: StateRow) -> None:
         """Record a new task with the next commit."""
         self._inserts[task.id] = (task, state)
+        if task.idempotency_key is not None:
+            self._seen.add(task.idempotency_key)
         self._wake.set()
 
     def update(self, task_id: str, state: StateRow) -> None:
@@ -400,7 +421,26 @@ class Ledger:
 
     async def by_idempotency_key(self, key: str) -> Record | None:
         """The record of the task that was submitted with this key."""
+        if self._all_seen and key not in self._seen:
+            return None
+        await self.committed()  # it may be on its way
         return await self._look_up("idempotency_key", key)
+
+    async def _remember_keys(self) -> None:
+        """Learn which keys earlier boots have left. Until that is done each one is looked up."""
+        sql = (
+            "SELECT idempotency_key FROM tasks WHERE idempotency_key > ? "
+            "ORDER BY idempotency_key LIMIT ?"
+        )
+        keys = [("",)]
+        while keys:
+            try:
+                keys = await self._read(sql, (keys[-1][0], KEYS_PAGE))
+            except LedgerError:
+                return
+            for (key,) in keys:
+                self._seen.add(key)
+        self._all_seen = True
 
     async def crashes(self, task_id: str) -> int:
         """How often the process or the node died under a task."""

@@ -8,7 +8,8 @@ import pytest
 from msgspec.json import encode
 
 from fossa.errors import LedgerError
-from fossa.ledger import LARGE, MIGRATIONS, Ledger, StateRow
+from fossa.ledger import KEYS_PAGE, LARGE, MIGRATIONS, Ledger, StateRow
+from fossa.seen import Seen
 from fossa.tasks import LogLine, Outcome, Reason, Status, Task, new_id
 
 
@@ -143,6 +144,74 @@ async def test_pages(ledger):
     assert await ledger.page(model="N") == []
 
 
+async def test_large_tasks_keep_their_place_among_small_ones(ledger):
+    large = encode({"method_kwargs": {"a": "x" * LARGE}})
+    tasks = [task(arguments=large if i % 3 == 1 else b"{}") for i in range(10)]
+    await put(ledger, *tasks)
+    assert [r.task.id for r in reversed(await ledger.page())] == [t.id for t in tasks]
+
+
+async def test_a_key_is_found_on_its_way_into_the_ledger(ledger):
+    await ledger._remembering
+    given = task(idempotency_key="k")
+    ledger.insert(given, state())
+    assert (await ledger.by_idempotency_key("k")).task.id == given.id
+
+
+async def test_a_key_that_is_new_is_not_looked_for(ledger, monkeypatch):
+    await put(ledger, task(idempotency_key="k"))
+    await ledger._remembering
+    looked = []
+    monkeypatch.setattr(ledger, "_look_up", lambda column, value: looked.append(value))
+    assert await ledger.by_idempotency_key("another") is None
+    assert looked == []
+
+
+@pytest.mark.parametrize("count", [0, 1, KEYS_PAGE, KEYS_PAGE + 1])
+async def test_keys_of_earlier_boots_are_found(tmp_path, count, monkeypatch):
+    earlier = Ledger(tmp_path / "ledger.sqlite")
+    await earlier.open()
+    await put(earlier, task(), *(task(idempotency_key=f"k-{i}") for i in range(count)))
+    await earlier.close()
+
+    later = Ledger(tmp_path / "ledger.sqlite")
+    reading, read = asyncio.Event(), later._read
+
+    async def slowly(sql, values):
+        if "LIMIT" in sql:
+            await reading.wait()
+        return await read(sql, values)
+
+    monkeypatch.setattr(later, "_read", slowly)
+    await later.open()
+    # Before they are known, and afterwards.
+    assert await later.by_idempotency_key("new") is None
+    for i in (0, count - 1) if count else ():
+        assert (await later.by_idempotency_key(f"k-{i}")).task.idempotency_key == f"k-{i}"
+    reading.set()
+    await later._remembering
+    assert await later.by_idempotency_key("new") is None
+    for i in (0, count - 1) if count else ():
+        assert (await later.by_idempotency_key(f"k-{i}")).task.idempotency_key == f"k-{i}"
+    await later.close()
+
+
+async def test_it_closes_while_it_reads_the_keys(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    monkeypatch.setattr(ledger, "_read", lambda sql, values: asyncio.sleep(60))
+    await ledger.open()
+    async with asyncio.timeout(5):
+        await ledger.close()
+
+
+def test_the_filter_of_keys_forgets_none_and_takes_few_for_known():
+    seen = Seen()
+    for i in range(20_000):
+        seen.add(f"key-{i}")
+    assert all(f"key-{i}" in seen for i in range(20_000))
+    assert sum(f"another-{i}" in seen for i in range(20_000)) < 100
+
+
 @pytest.mark.parametrize(
     "query", [{}, {"status": "complete"}, {"model": "M"}, {"parent_id": "x"}, {"before": 9}]
 )
@@ -150,6 +219,7 @@ async def test_a_page_is_found_by_an_index(tmp_path, query):
     """The cost of a page does not depend on how many tasks there are."""
     ledger = Ledger(tmp_path / "ledger.sqlite")
     await ledger.open()
+    await ledger._remembering
     asked = []
     read = ledger._read
 
