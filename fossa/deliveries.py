@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from fossa.deadlines import Deadline
 from fossa.errors import LeaseOver
 from fossa.tasks import Delivery, Lease, Outcome
 
@@ -16,6 +17,7 @@ class Deliveries:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
+        self._deadline = Deadline(SETTLE_DEADLINE)
         self._leases: dict[Delivery, asyncio.Task[None]] = {}
 
     def keep(self, delivery: Delivery, over: Callable[[str], None]) -> None:
@@ -71,8 +73,7 @@ class Deliveries:
 
     async def _try(self, work: Awaitable[None], task_id: str, failed: str) -> None:
         try:
-            async with asyncio.timeout(SETTLE_DEADLINE):
-                await work
+            await self._deadline.keep(work)
         except Exception:
             self._logger.exception("task %s: %s", task_id, failed)
 

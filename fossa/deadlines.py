@@ -1,0 +1,46 @@
+"""One deadline for many: what is awaited all the time, and hardly ever too long."""
+
+import asyncio
+from collections.abc import Awaitable
+
+
+class Deadline:
+    """Awaits anything for so many seconds, as `asyncio.timeout` does, with one timer for all.
+
+    They are due in the order in which they came: it is always for the oldest.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: dict[asyncio.Task[object], float] = {}
+        self._overdue: set[asyncio.Task[object]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def keep(self, work: Awaitable[object]) -> None:
+        """Await it, in a task that awaits nothing else here. Raises TimeoutError."""
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        before = task.cancelling()
+        self._waiting[task] = loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._look)
+        try:
+            await work
+        except asyncio.CancelledError:
+            if task in self._overdue and task.uncancel() <= before:
+                raise TimeoutError from None
+            raise
+        finally:
+            self._waiting.pop(task, None)
+            self._overdue.discard(task)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for task, due in list(self._waiting.items()):
+            if due > loop.time():
+                self._timer = loop.call_at(due, self._look)
+                return
+            del self._waiting[task]
+            self._overdue.add(task)
+            task.cancel()

@@ -1,0 +1,77 @@
+"""One deadline for many awaits: `fossa.deadlines`."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from fossa.deadlines import Deadline
+
+
+async def test_what_is_in_time_is_awaited():
+    deadline = Deadline(5)
+    done = []
+
+    async def work():
+        await asyncio.sleep(0.01)
+        done.append(1)
+
+    await asyncio.gather(*(deadline.keep(work()) for _ in range(10)))
+    assert len(done) == 10
+
+
+async def test_what_takes_too_long_is_cancelled_and_nothing_else():
+    deadline, ended = Deadline(0.1), []
+
+    async def hangs(name):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append(name)
+            raise
+
+    async def later(name, after):
+        await asyncio.sleep(after)
+        await deadline.keep(hangs(name))
+
+    async def in_time():
+        await asyncio.sleep(0.05)
+        await deadline.keep(asyncio.sleep(0.08))
+
+    async with asyncio.timeout(5):
+        ends = await asyncio.gather(
+            later("a", 0), in_time(), later("b", 0.05), return_exceptions=True
+        )
+    assert ended == ["a", "b"]
+    assert [type(end) for end in ends] == [TimeoutError, type(None), TimeoutError]
+    # Whoever was cancelled by it may go on awaiting.
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        await deadline.keep(hangs("c"))
+
+
+async def test_what_the_work_raises_is_raised():
+    async def fails():
+        raise ValueError("oh")
+
+    with pytest.raises(ValueError, match="oh"):
+        await Deadline(5).keep(fails())
+
+
+@pytest.mark.parametrize("before", [False, True])
+async def test_a_task_that_is_cancelled_stays_so(before):
+    """Also one that was cancelled earlier, and has gone on: it is told of the deadline only."""
+    deadline = Deadline(0.1 if before else 60)
+
+    async def waits():
+        if before:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+        await deadline.keep(asyncio.sleep(60))
+
+    task = asyncio.create_task(waits())
+    await asyncio.sleep(0.02)
+    task.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(TimeoutError if before else asyncio.CancelledError):
+            await task
