@@ -3,6 +3,7 @@
 Unlike an embedded node it owns the process: its signals, its log, its exit status.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 #: What a node that could not start leaves as the process's exit status.
 EXIT_NOT_STARTED = 2
 _LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+#: New objects after which Python looks for garbage among them; by default it is 700.
+_NEW_OBJECTS = 10_000
 #: Signals that ask the node to stop.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -65,9 +68,20 @@ async def _run(config: "type[BaseConfig]", settings: dict[str, Any]) -> None:
     signals = Signals()
     with signals:
         await node.start()
+        collect_less()
         _announce(node)
         await signals.first.wait()
         await _drain(node, signals)
+
+
+def collect_less() -> None:
+    """Have this process look for garbage less often: it took a tenth of a busy node's time.
+
+    What was imported is looked at no more. A task leaves next to nothing that needs collecting.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS)
 
 
 async def _drain(node: "Fossa", signals: "Signals") -> None:

@@ -17,6 +17,7 @@ from talking import say, talk
 from workloads import Ping, Stream, Work
 
 from fossa import BaseConfig, Fossa, hookimpl, use
+from fossa.standalone import collect_less
 
 #: Seconds between two lines about how far a long workload has come.
 TELL_INTERVAL = 2.0
@@ -77,6 +78,7 @@ def main():
     with asyncio.Runner() as runner:
         node = Fossa(Config, **settings(**json.loads(sys.argv[1])))
         runner.run(node.start())
+        collect_less()
         try:
             talk_beside(runner, node)
         finally:
