@@ -145,9 +145,7 @@ class RunningNode(Governor):
             await self._give_back(live)
         self._state = "stopped"
         runners = [live.runner for live in self._live.values() if live.runner is not None]
-        for settling in list(self._settling):
-            settling.cancel()
-            runners.append(settling)
+        await self._settle_no_more()
         await self._stack.aclose()
         if runners:
             await asyncio.wait(runners, timeout=KILL_DEADLINE)
@@ -155,6 +153,14 @@ class RunningNode(Governor):
             await _stop_task(chore)
         self._hooks.observe("fossa_node_stopped", node=self)
         await self._leave_nothing()
+
+    async def _settle_no_more(self) -> None:
+        """What sinks and sources have not taken until now is theirs to finish while they close."""
+        settling = list(self._settling)
+        for task in settling:
+            task.cancel()
+        if settling:
+            await asyncio.wait(settling, timeout=KILL_DEADLINE)
 
     async def _leave_nothing(self) -> None:
         await self._guard.sweep()

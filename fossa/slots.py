@@ -85,11 +85,13 @@ class Slot:
     A share of work that another node runs is held likewise, among those that are away.
     """
 
-    __slots__ = ("among", "holders", "tenure")
+    __slots__ = ("among", "holders", "places", "tenure")
 
-    def __init__(self, tenure: int, among: "set[Slot]") -> None:
+    def __init__(self, tenure: int, among: "set[Slot]", places: int = 0) -> None:
         self.tenure = tenure
         self.among = among
+        #: Slots that there are for its model, here and elsewhere, when an attempt begins in it.
+        self.places = places
         self.holders: set[LiveTask] = set()
 
 
@@ -279,8 +281,9 @@ class Slots:
         self, live: "LiveTask", executor: Executor, among: set[Slot], factor: int
     ) -> None:
         """Start a task in a slot of its own; short ones of its kind may share it, one by one."""
-        slot = Slot(next(self._tenures), among)
-        share = self._share(live, executor, factor)
+        places = self.total + self.far_slots(live.task.model)
+        slot = Slot(next(self._tenures), among, places)
+        share = self._share(live, executor, factor, places)
         self._hold(slot, live)
         self._start(live, slot, executor)
         for _ in range(share - 1):
@@ -290,13 +293,13 @@ class Slots:
             self._hold(slot, follower)
             self._start(follower, slot, executor)
 
-    def _share(self, live: "LiveTask", executor: Executor, factor: int) -> int:
+    def _share(self, live: "LiveTask", executor: Executor, factor: int, places: int) -> int:
         """How many attempts may share a slot: what is queued is spread over all slots first."""
         if live.suspect or live.task.timeout is not None or not self.durations.short(live):
             return 1
         siblings = live.parent is not None and live.lane is not None
         queued = len(live.parent.waiting_children if siblings and live.parent else self.queue)
-        places = self.total + (self.far_slots(live.task.model) if siblings else 0)
+        places = places if siblings else self.total
         most = self.durations.chunk(live) * factor
         return min(executor.chunk, most, 1 + queued * factor // places)
 

@@ -36,8 +36,6 @@ from fossa_rabbitmq.letters import MAX_NAME, id_of, letter_of, revived
 from fossa_rabbitmq.options import Options, options
 from fossa_rabbitmq.topology import Topology
 
-#: Replies that are on their way to us at once.
-_PREFETCH = 100
 #: What is not part of a task's document: the id of the message is the key.
 _NOT_SENT = ("idempotency_key", "retry_of")
 #: Ids that an error names.
@@ -248,8 +246,13 @@ class _Replies:
         await self._channel.declare_queue(
             self.queue, durable=False, exclusive=True, auto_delete=True
         )
+        # The queue goes with the connection: what is not acknowledged would not come again.
         await self._channel.consume(
-            self.queue, prefetch=_PREFETCH, on_message=self._take, on_cancel=self._cancelled
+            self.queue,
+            prefetch=0,
+            no_ack=True,
+            on_message=self._take,
+            on_cancel=self._cancelled,
         )
         self._channel.closed.add_done_callback(self._lost)
 
@@ -287,7 +290,6 @@ class _Replies:
         reply.exception()  # whoever asks for it is told; nobody may
 
     def _take(self, message: Message) -> None:
-        self._channel.ack(message.delivery_tag)
         awaited = self._awaited.get(str(message.properties.correlation_id))
         if awaited is None or awaited.done():
             return

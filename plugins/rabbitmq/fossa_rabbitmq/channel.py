@@ -229,6 +229,11 @@ class Channel:
         """How many messages are in flight."""
         return 0 if self._confirms is None else len(self._confirms)
 
+    @property
+    def oldest_unconfirmed(self) -> float | None:
+        """When the message was published that has waited longest for its confirm."""
+        return None if self._confirms is None else self._confirms.oldest
+
     # close
 
     async def close(self) -> None:

@@ -14,6 +14,8 @@ Key = tuple[str, str, str | None]
 class _Publish:
     key: Key
     confirmed: "asyncio.Future[None]"
+    #: In the loop's time.
+    at: float
     returned: Unroutable | None = None
 
 
@@ -22,6 +24,7 @@ class Confirms:
 
     def __init__(self) -> None:
         self._last = 0
+        self._loop = asyncio.get_running_loop()
         # In the order of their tags: dicts keep it, and tags only grow.
         self._pending: dict[int, _Publish] = {}
 
@@ -31,9 +34,14 @@ class Confirms:
     def sent(self, key: Key) -> "asyncio.Future[None]":
         """Note a message that was just published; the future is done once it is confirmed."""
         self._last += 1
-        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending[self._last] = _Publish(key, confirmed)
+        confirmed: asyncio.Future[None] = self._loop.create_future()
+        self._pending[self._last] = _Publish(key, confirmed, self._loop.time())
         return confirmed
+
+    @property
+    def oldest(self) -> float | None:
+        """When the message was published that has waited longest, in the loop's time."""
+        return next(iter(self._pending.values())).at if self._pending else None
 
     def answered(self, tag: int, multiple: bool, error: Nacked | None) -> None:
         """The broker confirmed, or refused, a message; with `multiple` all up to it."""

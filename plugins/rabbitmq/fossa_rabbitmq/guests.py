@@ -157,10 +157,7 @@ class Guests:
         held.task_ids = []
 
         async def ack(outcome: Outcome) -> None:
-            known = self._twins.pop(held.task_ids[0], None) if held.task_ids else None
-            twins = known or {held: settle}
-            work = [self.do(settle(outcome)) for settle in twins.values()]
-            await asyncio.shield(asyncio.gather(*work))
+            await self._acknowledge(held, settle, outcome)
 
         async def give_back() -> None:
             self._give_back(held)
@@ -192,6 +189,21 @@ class Guests:
             held.task_ids = [task.id]
             if not held.over:
                 self._twins.setdefault(task.id, {})[held] = settle
+
+    async def _acknowledge(
+        self, held: Held, settle: Callable[[Outcome], Settling], outcome: Outcome
+    ) -> None:
+        """Settle a message, and every other one of the same task."""
+        twins = self._twins.pop(held.task_ids[0], {}) if held.task_ids else {}
+        twins.pop(held, None)
+        for other in twins.values():
+            self.do(other(outcome))
+        try:
+            await settle(outcome)
+        except asyncio.CancelledError:
+            # Whoever waited for it waits no more: it is done all the same.
+            self.do(settle(outcome))
+            raise
 
     def _give_back(self, held: Held) -> None:
         """The broker may have a whole task again, and every other message of the same task."""

@@ -148,9 +148,13 @@ class Outbox:
             loop.call_soon(self._dispatch, attempt.tenure)
         share.sents.append(sent)
         try:
-            return await asyncio.shield(sent.outcome)
+            return await sent.outcome
         except asyncio.CancelledError:
-            await self._cancel(sent)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # That has cancelled the future too: another one is for what is said from now on.
+                sent.outcome = loop.create_future()
+                await self._cancel(sent)
             raise
         finally:
             self._forget(sent)

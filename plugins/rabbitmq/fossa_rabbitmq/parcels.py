@@ -42,6 +42,8 @@ class GuestParcel:
         #: Its parent's node is gone, as far as is known here: what is not run yet is not run here.
         self.orphaned = False
         self.settled = 0
+        # Of a node that nobody has heard of, it may be one of this node's own, from before it died.
+        self._again = held.again or not self._post.fleet.has(content.node.id)
         self._waiting: dict[str, wire.Subtask] = {s.id: s for s in content.subtasks}
         self._left: list[wire.Subtask] = []
         self._ready: list[tuple[wire.SubtaskOutcome, asyncio.Future[None]]] = []
@@ -69,9 +71,12 @@ class GuestParcel:
             if before is not None:
                 before.supersede(subtask.id)
         first, *others = self.content.subtasks
-        await asyncio.gather(
-            self._admit(first, reservation), *(self._admit(s, None) for s in others)
-        )
+        await self._admit(first, reservation)
+        if self._again:  # they are looked up in the ledger, which does that for many at once
+            await asyncio.gather(*(self._admit(subtask, None) for subtask in others))
+        else:
+            for subtask in others:
+                await self._admit(subtask, None)
 
     def supersede(self, task_id: str) -> None:
         """One of them has come again: the later message is settled with its outcome."""
@@ -87,7 +92,7 @@ class GuestParcel:
             delivery = self._delivery(subtask)
             await self._guests.node.admit(delivery, reservation)
         except NotAccepted as error:
-            await self._not_accepted(subtask, str(error))
+            self._guests.do(self._not_accepted(subtask, str(error)))
         except (NodeStopping, QueueFull) as error:
             self._guests.on_refused(error)
             self.leave(subtask.id)
@@ -99,8 +104,6 @@ class GuestParcel:
 
     def _delivery(self, subtask: wire.Subtask) -> Delivery:
         watch = self._guests.reports.watch(subtask.id, self.held)
-        # Of a node that nobody has heard of, it may be one of this node's own, from before it died.
-        unheard = not self._post.fleet.has(self.content.node.id)
 
         async def ack(outcome: Outcome) -> None:
             self.held.ended(outcome)
@@ -114,7 +117,7 @@ class GuestParcel:
             origin=wire.origin_of(subtask),
             source=self._guests.source,
             redelivers=True,
-            again=self.held.again or unheard,
+            again=self._again,
             watch=watch,
             ack=ack,
             give_back=give_back,
@@ -124,9 +127,14 @@ class GuestParcel:
         if not await self._guests.elsewhere(subtask.model):
             self.answer(subtask, wire.refusal(f"{text}; nor does another node here"))
             return
-        await self._post.park(self._letter([subtask]), subtask.model)
-        self._gone(subtask.id)
-        self._settle()
+        try:
+            await self._post.park(self._letter([subtask]), subtask.model)
+        except FossaError as error:
+            self._guests.node.logger.info("subtask %s is handed on: %s", subtask.id, error)
+            self.leave(subtask.id)
+        else:
+            self._gone(subtask.id)
+            self._settle()
 
     def _letter(self, subtasks: list[wire.Subtask]) -> wire.Letter:
         """A message like the one that came, with some of its subtasks."""

@@ -87,6 +87,7 @@ class Post:
             await self.giving.open()
             await self.taking.open()
             self.do(self._say_that_we_are_here())
+            self.do(self._watch_confirms())
 
     async def close(self) -> None:
         """Disconnect; only the last of its users does."""
@@ -216,16 +217,23 @@ class Post:
             channel = self._confirmed
             if channel is None:
                 raise BrokerGone(self.giving.trouble or "there is no connection")
-            confirm = channel.publish(
-                exchange, queue, letter.body, letter.properties, limited=limited
-            )
-            while not confirm.done():
-                await asyncio.wait([confirm], timeout=self.options.publish_timeout)
-                if not confirm.done() and not channel.connection.blocked:
-                    why = f"no confirm within {self.options.publish_timeout:g} s"
-                    self.giving.restart(why)
-                    raise BrokerGone(why)
-            confirm.result()
+            # `_watch_confirms` cuts the connection where it does not come.
+            await channel.publish(exchange, queue, letter.body, letter.properties, limited=limited)
+
+    async def _watch_confirms(self) -> None:
+        """Begin anew where a confirm does not come in time; a blocked broker's time is its own."""
+        loop, patience = asyncio.get_running_loop(), self.options.publish_timeout
+        blocked = 0.0
+        while True:
+            await asyncio.sleep(patience / 4)
+            channel = self._confirmed
+            if channel is None or channel.closed.done():
+                continue
+            if channel.connection.blocked:
+                blocked = loop.time()
+            oldest = channel.oldest_unconfirmed
+            if oldest is not None and loop.time() - max(oldest, blocked) > patience:
+                self.giving.restart(f"no confirm within {patience:g} s")
 
     def hint(self, letter: Letter, queue: str, *, exchange: str = "") -> None:
         """Publish what may be lost."""
