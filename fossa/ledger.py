@@ -217,7 +217,6 @@ class _Batch:
             statements.append((_LOG, [_encode(self.logs)]))
         return statements
 
-
     def _insertions(self) -> list[tuple[str, list[Any]]]:
         """In the order in which the tasks came: their positions in the ledger tell it."""
         statements, rows = list[tuple[str, list[Any]]](), list[list[Any]]()

@@ -24,6 +24,8 @@ from fossa_rabbitmq.post import Post
 SLOT_PATIENCE = 0.02
 #: Seconds between two looks at what waits here too long, and how long that is.
 WATCH_INTERVAL, STALE = 0.05, 0.04
+#: Seconds between two looks where nothing waits.
+ORPHANS_INTERVAL = 1.0
 #: Seconds for which a node that has no slot free goes on listening: short tasks are soon over.
 LINGER = 0.005
 
@@ -46,6 +48,8 @@ class Intake:
         self._had_one: Level | None = None
         #: Something arrived or was settled: look at what the consumers may still bring.
         self._stirred = asyncio.Event()
+        #: A message has come, or a duration is known: there may be something to watch.
+        self._astir = asyncio.Event()
         self._stopped = False
         #: Held by whoever opens or closes consumers: listening and streaming share them.
         self._changing = asyncio.Lock()
@@ -250,9 +254,12 @@ class Intake:
 
     def _held(self, message: Message, level: Level) -> Held:
         consumer = level.consumers if message.consumer_tag else 0
+        self._astir.set()
 
         def learn(seconds: float) -> None:
             level.learn(seconds)
+            if level.short is not level.streaming:
+                self._astir.set()
             if consumer == level.consumers:
                 level.unsettled -= 1
 
@@ -262,9 +269,13 @@ class Intake:
 
     async def _watch(self) -> None:
         while True:
+            if not self._attentive:
+                self._astir.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ORPHANS_INTERVAL):
+                        await self._astir.wait()
             await asyncio.sleep(WATCH_INTERVAL)
             self._guests.drop_orphans()
-            self._post.tell_of_idleness()
             channel = self._channel
             if channel is None:
                 continue
@@ -277,6 +288,16 @@ class Intake:
                 await self._fetch_deeper(channel)
             except (BrokerGone, NoSuchQueue):
                 continue
+
+    @property
+    def _attentive(self) -> bool:
+        """Whether something may be waiting here too long, or be about to be streamed or not."""
+        held = self._guests.held
+        return (
+            any(one.begun is None for one in held)
+            or any(level.short is not level.streaming for level in self._levels)
+            or (bool(held) and any(level.streaming for level in self._levels))
+        )
 
     async def _begin_streams(self, channel: Channel) -> None:
         for level in self._levels:
@@ -313,6 +334,7 @@ class Intake:
         for level in self._levels:
             level.forget()
         self._stirred.set()
+        self._astir.set()
 
     # models that not every node accepts
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Messages that may wait for their confirm at once.
 WINDOW = 500
+#: Seconds for which a slot is free that is not just between two tasks.
+IDLE_FOR = 0.025
 #: Messages of the control exchange that are kept for this node, at the most, while it is busy.
 _CONTROL_LENGTH = 10_000
 
@@ -58,8 +60,8 @@ class Post:
         self._handlers: dict[str, list[Handler]] = {}
         self._chores: set[asyncio.Task[Any]] = set()
         self._window = asyncio.Semaphore(WINDOW)
-        #: Whether the others were last told that a slot is free here.
-        self._told_idle = False
+        #: Whether the others were last told that a slot is free here, and are to be once it is.
+        self._told_idle = self._is_to_tell = False
         self._confirmed: Channel | None = None
         self._plain: Channel | None = None
         name, logger = node.name, node.logger
@@ -274,11 +276,18 @@ class Post:
         content = known | {"takes": self.takes, "hello": hello}
         self._told_idle = _idle(mine)
         self.tell(wire.letter(wire.PRESENCE, content, persistent=False))
+        if not self._told_idle and not self._is_to_tell:
+            self._is_to_tell = True
+            self.do(self._tell_of_idleness())
 
-    def tell_of_idleness(self) -> None:
+    async def _tell_of_idleness(self) -> None:
         """Others that think that no slot is free here hold tasks for want of one."""
-        if not self._told_idle and _idle(self.node.status()):
-            self.announce()
+        while not self._told_idle:
+            await self.node.slot_free()
+            await asyncio.sleep(IDLE_FOR)
+            if _idle(self.node.status()):
+                self.announce()
+        self._is_to_tell = False
 
     async def _say_that_we_are_here(self) -> None:
         for look in itertools.count(1):
