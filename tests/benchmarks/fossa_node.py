@@ -24,7 +24,7 @@ TELL_INTERVAL = 2.0
 
 
 class ToTheBroker:
-    """Every subtask goes over the broker, whatever the node could do with it itself."""
+    """Every subtask goes over the broker: this node takes none from it, and runs none."""
 
     @hookimpl
     def fossa_choose_executor(self, task):
@@ -44,7 +44,7 @@ def settings(rabbitmq, source, executor, **given):
     if source:
         given["SOURCES"] = (rabbit,)
     if executor:
-        given |= {"EXECUTORS": ("local", rabbit), "PLUGINS": (ToTheBroker(),)}
+        given |= {"EXECUTORS": ("local", rabbit), "PLUGINS": () if source else (ToTheBroker(),)}
     return given
 
 

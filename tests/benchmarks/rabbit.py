@@ -68,8 +68,12 @@ class Rabbit(Bench):
 
     async def r3(self):
         """CPU-bound tasks over two nodes of one slot: CPU time / cores / wall."""
-        row = self.row("R3 efficiency over two nodes / two local processes", "", 0.95)
-        await self._efficiency(row, 32, tasks=lambda f: f.tasks(1, 1))
+        await self._efficiency(
+            "R3 efficiency",
+            32,
+            tasks=lambda f: f.tasks(1, 1),
+            subtasks=lambda f: f.subtasks(1, parent_too=True),
+        )
 
     async def r4(self):
         """About 100 kB of JSON in and out."""
@@ -114,19 +118,25 @@ class Rabbit(Bench):
                 found = await contender.ask(work="noop", count=count, one_by_one=True)
                 middle.add(_ms(found["took"], 0.5))
                 tail.add(_ms(found["took"], 0.99))
-        row = self.row("R8 efficiency of subtasks over two nodes / two local processes", "", 0.95)
-        await self._efficiency(row, 16, subtasks=lambda f: f.subtasks(1, parent_too=True))
+        await self._efficiency(
+            "R8 efficiency", 16, subtasks=lambda f: f.subtasks(1, parent_too=True)
+        )
 
     # what they share
 
-    async def _efficiency(self, row, count, **ours):
-        (side,), count = ours, max(8, int(count * self.scale))
+    async def _efficiency(self, what, count, **ours):
+        rows = {
+            side: self.row(f"{what}, {side} over two nodes / two local processes", "", 0.95)
+            for side in ours
+        }
+        count = max(8, int(count * self.scale))
         entrants = {"pool": self.field.pool(), **self._entrants(**ours)}
         async with self._running(entrants) as running:
             for _ in range(self.rounds):
                 found = {k: await c.ask(work="cpu", count=count) for k, c in running.items()}
                 share = {k: f["cpu"] / 2 / f["seconds"] for k, f in found.items()}
-                row.add(share.get(side), share["pool"])
+                for side, row in rows.items():
+                    row.add(share.get(side), share["pool"])
 
     def _entrants(self, **makers):
         return {name: make(self.field) for name, make in makers.items()} if self.ours else {}

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel as PikaChannel
+from pika.frame import Method
 from pika.spec import Basic
 
 from fossa_rabbitmq.properties import frame_of
@@ -79,6 +80,12 @@ class Wire(AsyncioConnection):
 
     def _read_frame(self) -> tuple[int, Any]:
         return frame_of(self._frame_buffer)
+
+    def _process_callbacks(self, frame: Any) -> bool:
+        """Nobody registers callbacks for deliveries: pika would look for some at each one."""
+        if isinstance(frame, Method) and isinstance(frame.method, Basic.Deliver):
+            return False
+        return bool(AsyncioConnection._process_callbacks(self, frame))  # type: ignore[attr-defined]
 
     def _create_channel(self, number: int, on_open: Callable[[Any], object]) -> Any:
         return WireChannel(self, number, on_open)
