@@ -48,7 +48,7 @@ class Intake:
         self._had_one: Level | None = None
         #: Something arrived or was settled: look at what the consumers may still bring.
         self._stirred = asyncio.Event()
-        #: A message has come, or a duration is known: there may be something to watch.
+        #: A message waits for a slot, or a stream should begin or end: there is something to watch.
         self._astir = asyncio.Event()
         self._stopped = False
         #: Held by whoever opens or closes consumers: listening and streaming share them.
@@ -229,7 +229,7 @@ class Intake:
     def _on_message(self, level: Level, message: Message) -> None:
         held = self._held(message, level)
         if level.streaming and not self._stopped:
-            self._guests.take(held, None)
+            self._take_ahead(held)
             return
         level.unsettled += 1
         self._stirred.set()
@@ -238,6 +238,11 @@ class Intake:
             self._guests.take(held, reservation)
         else:
             self._guests.do(self._wait_for_slot(held))
+
+    def _take_ahead(self, held: Held) -> None:
+        """Take a message that may have to wait here for a slot."""
+        self._guests.take(held, None)
+        self._astir.set()
 
     async def _wait_for_slot(self, held: Held) -> None:
         """It came just as the last slot went: a slot soon, or back with it."""
@@ -254,7 +259,6 @@ class Intake:
 
     def _held(self, message: Message, level: Level) -> Held:
         consumer = level.consumers if message.consumer_tag else 0
-        self._astir.set()
 
         def learn(seconds: float) -> None:
             level.learn(seconds)
@@ -325,7 +329,7 @@ class Intake:
             if not level.streaming and level.tag is None and not self._stopped:
                 message = await channel.get(level.queue)
                 if message is not None:
-                    self._guests.take(self._held(message, level), None)
+                    self._take_ahead(self._held(message, level))
 
     def _refused(self, error: FossaError) -> None:
         """The node takes nothing now: bring nothing ahead."""
