@@ -3,7 +3,7 @@
 A page is a session in a directory of its own, and its blocks are what a reader would do with them:
 
 - `python` is run; where its first line is a comment with a file's name, it is saved instead.
-- `shell` is run. A command that answers on the node's port and does not end is left running until
+- `shell` is run. A command that serves on the node's port and does not end is left running until
   the page says Ctrl-C, or ends.
 - `text` is what the block before it wrote, `json` the document that it wrote; "…" is anything.
 - `ini` is a systemd unit whose command line must be one that `fossa` understands.
@@ -28,6 +28,8 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 from attrs import define, field, frozen
@@ -222,9 +224,14 @@ class Session:
 
 
 def answers(port):
-    with socket.socket() as connection:
-        connection.settimeout(1)
-        return connection.connect_ex(("127.0.0.1", port)) == 0
+    """Whether something serves there; where that is a node, whether it has opened everything."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/api/1/health/ready", timeout=5):
+            return True
+    except HTTPError as error:
+        return b"the node is new" not in error.read()
+    except OSError:
+        return False
 
 
 def end(process, signal_number):

@@ -1,5 +1,6 @@
 """A node started as its users start one."""
 
+import gc
 import json
 import re
 import signal
@@ -31,7 +32,7 @@ run_fossa(FossaConfig)
 GUARDED = SEED.replace("run_fossa(F", 'if __name__ == "__main__":\n    run_fossa(F')
 #: Models that tell of the process that they run in, with a module of their own beside them.
 TELLING = """
-import os, time
+import gc, os, time
 import ayeaye
 import beside
 from fossa import run_fossa, BaseConfig
@@ -42,6 +43,9 @@ class Tells(ayeaye.Model):
 
     def tell(self):
         return [os.getpid(), beside.NAME, __name__]
+
+    def collects(self):
+        return gc.get_threshold()[0]
 
     def sleep(self, seconds):
         print("asleep", flush=True)
@@ -113,6 +117,13 @@ def test_fossa_run_takes_a_file_with_the_name_of_a_standard_module(place, env, t
     with node([*FOSSA, "run", script], cwd=tmp_path, env=env) as (_, url):
         result = Client(url).submit("Tells", "tell").outcome(timeout=30).result
         assert result[1:] == ["beside", "wave_script"]
+
+
+@pytest.mark.parametrize(("options", "after"), [([], gc.get_threshold()[0]), (["--debug"], 10_000)])
+def test_the_nodes_own_process_looks_for_garbage_less_often(place, env, options, after):
+    with node([*FOSSA, "run", "telling.py", *options], cwd=place, env=env) as (_, url):
+        found = Client(url).submit("Tells", "collects").outcome(timeout=30).result
+    assert found == after
 
 
 def test_debug_runs_models_in_the_nodes_own_process(place, env):

@@ -1,5 +1,6 @@
 """What a config may rely on: limits of the broker are told, priorities and queue types hold."""
 
+import asyncio
 import re
 import sys
 import time
@@ -107,6 +108,62 @@ async def test_a_task_that_no_message_can_carry_is_not_sent(start_node, client):
     assert re.search(r"\b30\d\d\d bytes", str(caught.value))
     assert await client.ready("tasks") == await client.ready("dead") == 0
     assert await page(node) == []
+
+
+# confirms
+
+
+async def test_a_reply_whose_confirm_does_not_come_is_sent_again(
+    start_node, proxy, client, caplog, tmp_path
+):
+    start_node.options |= {"url": proxy.url, "publish_timeout": 1.0, "heartbeat": 60}
+    node = await start_node("a")
+    go = tmp_path / "go"
+    await client.send({"model": "Talks", "method": "talk", "method_kwargs": {"go": str(go)}})
+    await eventually(lambda: node.governor.status()["running"])
+    proxy.hold()
+    go.touch()
+    await eventually(lambda: "no confirm within 1 s" in caplog.text)
+    proxy.hold(False)
+    assert (await client.reply())["outcome"]["status"] == "complete"
+    await eventually(lambda: not node.governor.not_ready())
+
+
+async def test_a_reply_that_nobody_waits_for_any_more_is_sent_all_the_same(
+    start_node, proxy, client, caplog, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("fossa.deliveries.SETTLE_DEADLINE", 0.3)
+    start_node.options |= {"url": proxy.url, "publish_timeout": 60.0, "heartbeat": 60}
+    node = await start_node("a")
+    go = tmp_path / "go"
+    await client.send({"model": "Talks", "method": "talk", "method_kwargs": {"go": str(go)}})
+    await eventually(lambda: node.governor.status()["running"])
+    proxy.hold()
+    go.touch()
+    await eventually(lambda: "its delivery could not be settled" in caplog.text)
+    proxy.hold(False)
+    assert (await client.reply())["outcome"]["status"] == "complete"
+    await node.stop()
+    assert await client.ready("tasks") == await client.ready("dead") == 0
+
+
+@pytest.mark.slow
+async def test_the_time_of_a_blocked_broker_is_not_ours(start_node, own_broker, caplog, tmp_path):
+    start_node.options |= {"url": own_broker.url, "publish_timeout": 0.5}
+    b = await start_node("b", alone=True)
+    a = await start_node("a", SOURCES=[], PLUGINS=[Far()])
+    go = tmp_path / "go"
+    subtasks = [["Talks", "talk", {"go": str(go)}]]
+    handle = await a.submit("Sends", model_construction_kwargs={"subtasks": subtasks})
+    await eventually(lambda: b.governor.status()["running"])
+    limit = "set_vm_memory_high_watermark"
+    await asyncio.to_thread(own_broker.ctl, limit, "0.00001")
+    go.touch()
+    await eventually(lambda: any("takes no messages" in why for why in b.governor.not_ready()))
+    await asyncio.sleep(1)
+    await asyncio.to_thread(own_broker.ctl, limit, "0.9")
+    assert (await handle.outcome(PATIENCE)).complete
+    assert "no confirm within" not in caplog.text
 
 
 # priorities, and queues of the other type
