@@ -162,6 +162,7 @@ class Outbox:
     def _forget(self, sent: Sent) -> None:
         if self._sent.get(sent.attempt.task.id) is sent:
             del self._sent[sent.attempt.task.id]
+        sent.parcel = None  # it knows this one: both would be garbage for Python to find
         sent.gone.set_result(None)
         if not sent.outcome.done():
             sent.outcome.cancel()

@@ -1,6 +1,7 @@
 """Subtasks spread over nodes: each node here has a governor, slots and workers of its own."""
 
 import asyncio
+import gc
 import time
 from pathlib import Path
 
@@ -296,3 +297,21 @@ async def test_subtasks_go_to_the_node_that_accepts_their_model(start_node, clie
     assert [r.outcome.result["what"] for r in records] == list(range(12))
     assert {r.task.model for r in await page(c)} == {"Echo"}
     await client.delete("model.Echo")
+
+
+# memory
+
+
+async def test_subtasks_that_have_ended_are_no_garbage(start_node):
+    """Their memory is free at once: Python looks for what refers to itself only now and then."""
+    await start_node("b", alone=True)
+    a = await start_node("a", SOURCES=[], PLUGINS=[Far()])
+    gc.collect()
+    gc.disable()
+    try:
+        handle = await a.submit("Naps", model_construction_kwargs={"count": 300, "seconds": 0})
+        assert (await handle.outcome(PATIENCE)).complete
+        await asyncio.sleep(0.1)
+        assert gc.collect() < 300
+    finally:
+        gc.enable()
