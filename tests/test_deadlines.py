@@ -75,3 +75,14 @@ async def test_a_task_that_is_cancelled_stays_so(before):
     async with asyncio.timeout(5):
         with pytest.raises(TimeoutError if before else asyncio.CancelledError):
             await task
+
+
+async def test_work_that_answers_its_cancelling_otherwise_leaves_no_trace():
+    async def shrugs():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    async with asyncio.timeout(5):
+        await Deadline(0.1).keep(shrugs())
+        assert asyncio.current_task().cancelling() == 0
+        await asyncio.sleep(0.01)
