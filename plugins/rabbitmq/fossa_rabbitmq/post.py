@@ -60,8 +60,10 @@ class Post:
         self._handlers: dict[str, list[Handler]] = {}
         self._chores: set[asyncio.Task[Any]] = set()
         self._window = asyncio.Semaphore(WINDOW)
-        #: Whether the others were last told that a slot is free here, and are to be once it is.
-        self._told_idle = self._is_to_tell = False
+        #: Whether the others were last told that a slot is free here.
+        self._told_idle = False
+        #: Tells them once one is.
+        self._telling: asyncio.Task[Any] | None = None
         self._confirmed: Channel | None = None
         self._plain: Channel | None = None
         name, logger = node.name, node.logger
@@ -276,9 +278,8 @@ class Post:
         content = known | {"takes": self.takes, "hello": hello}
         self._told_idle = _idle(mine)
         self.tell(wire.letter(wire.PRESENCE, content, persistent=False))
-        if not self._told_idle and not self._is_to_tell:
-            self._is_to_tell = True
-            self.do(self._tell_of_idleness())
+        if not self._told_idle and (self._telling is None or self._telling.done()):
+            self._telling = self.do(self._tell_of_idleness())
 
     async def _tell_of_idleness(self) -> None:
         """Others that think that no slot is free here hold tasks for want of one."""
@@ -287,7 +288,6 @@ class Post:
             await asyncio.sleep(IDLE_FOR)
             if _idle(self.node.status()):
                 self.announce()
-        self._is_to_tell = False
 
     async def _say_that_we_are_here(self) -> None:
         for look in itertools.count(1):
