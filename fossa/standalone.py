@@ -75,9 +75,9 @@ async def _run(config: "type[BaseConfig]", settings: dict[str, Any]) -> None:
 
 
 def collect_less() -> None:
-    """Have this process look for garbage less often: it took a tenth of a busy node's time.
+    """Have this process look for garbage less often: a busy node makes many objects, and hardly any.
 
-    What was imported is looked at no more. A task leaves next to nothing that needs collecting.
+    What was imported is looked at no more.
     """
     gc.collect()
     gc.freeze()

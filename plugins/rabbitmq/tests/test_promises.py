@@ -1,6 +1,7 @@
 """What a config may rely on: limits of the broker are told, priorities and queue types hold."""
 
 import asyncio
+import contextlib
 import re
 import sys
 import time
@@ -113,18 +114,25 @@ async def test_a_task_that_no_message_can_carry_is_not_sent(start_node, client):
 # confirms
 
 
-async def test_a_reply_whose_confirm_does_not_come_is_sent_again(
-    start_node, proxy, client, caplog, tmp_path
-):
-    start_node.options |= {"url": proxy.url, "publish_timeout": 1.0, "heartbeat": 60}
+@contextlib.asynccontextmanager
+async def unconfirmed(start_node, proxy, client, go, **options):
+    """A node that has sent a reply whose confirm does not come, until this is left."""
+    start_node.options |= {"url": proxy.url, "heartbeat": 60, **options}
     node = await start_node("a")
-    go = tmp_path / "go"
     await client.send({"model": "Talks", "method": "talk", "method_kwargs": {"go": str(go)}})
     await eventually(lambda: node.governor.status()["running"])
     proxy.hold()
     go.touch()
-    await eventually(lambda: "no confirm within 1 s" in caplog.text)
+    yield node
     proxy.hold(False)
+
+
+async def test_a_reply_whose_confirm_does_not_come_is_sent_again(
+    start_node, proxy, client, caplog, tmp_path
+):
+    go = tmp_path / "go"
+    async with unconfirmed(start_node, proxy, client, go, publish_timeout=1.0) as node:
+        await eventually(lambda: "no confirm within 1 s" in caplog.text)
     assert (await client.reply())["outcome"]["status"] == "complete"
     await eventually(lambda: not node.governor.not_ready())
 
@@ -133,15 +141,9 @@ async def test_a_reply_that_nobody_waits_for_any_more_is_sent_all_the_same(
     start_node, proxy, client, caplog, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("fossa.deliveries.SETTLE_DEADLINE", 0.3)
-    start_node.options |= {"url": proxy.url, "publish_timeout": 60.0, "heartbeat": 60}
-    node = await start_node("a")
     go = tmp_path / "go"
-    await client.send({"model": "Talks", "method": "talk", "method_kwargs": {"go": str(go)}})
-    await eventually(lambda: node.governor.status()["running"])
-    proxy.hold()
-    go.touch()
-    await eventually(lambda: "its delivery could not be settled" in caplog.text)
-    proxy.hold(False)
+    async with unconfirmed(start_node, proxy, client, go, publish_timeout=60.0) as node:
+        await eventually(lambda: "its delivery could not be settled" in caplog.text)
     assert (await client.reply())["outcome"]["status"] == "complete"
     await node.stop()
     assert await client.ready("tasks") == await client.ready("dead") == 0
