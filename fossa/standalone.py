@@ -75,7 +75,7 @@ async def _run(config: "type[BaseConfig]", settings: dict[str, Any]) -> None:
 
 
 def collect_less() -> None:
-    """Have this process look for garbage less often: a busy node makes many objects, and hardly any.
+    """Have this process look for garbage less often: a node makes many objects and hardly any.
 
     What was imported is looked at no more.
     """
