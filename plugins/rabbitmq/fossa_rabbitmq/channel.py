@@ -41,6 +41,8 @@ class Channel:
         self._tags = count(1)
         self._consumers: dict[str, Consumer] = {}
         self._consuming = asyncio.Lock()
+        #: What the next consumer may have unsettled, as the broker was told last.
+        self._prefetch: int | None = None
         self._confirms = Confirms() if confirms else None
         self.connection = connection
         #: Done once the channel is closed, with why.
@@ -92,6 +94,10 @@ class Channel:
             ),
         )
         return int(frame.method.message_count)
+
+    async def depth(self, queue: str) -> int:
+        """How many messages are ready in a queue: cheaper for the broker than `get`."""
+        return await self.declare_queue(queue, passive=True)
 
     async def declare_exchange(self, name: str, kind: str, durable: bool = True) -> None:
         """Make the exchange, or check that it is so: raises Mismatch where it is different."""
@@ -149,10 +155,12 @@ class Channel:
         consumer = Consumer(queue, on_message, on_cancel)
         deliver = partial(self._on_deliver, consumer)
         async with self._consuming:
-            await self._ask(
-                f"set the prefetch for {queue}",
-                lambda done: self._wire.basic_qos(prefetch_count=prefetch, callback=done),
-            )
+            if prefetch != self._prefetch:
+                await self._ask(
+                    f"set the prefetch for {queue}",
+                    lambda done: self._wire.basic_qos(prefetch_count=prefetch, callback=done),
+                )
+                self._prefetch = prefetch
             self._consumers[tag] = consumer
             await self._ask(
                 f"consume the queue {queue}",

@@ -10,6 +10,7 @@ have begun it, goes back. `docs/decisions/0009-slot-before-fetch.md` has the why
 
 import asyncio
 import contextlib
+import time
 from functools import partial
 
 from fossa import FossaError, Node, NodeStopping, Reservation
@@ -26,6 +27,8 @@ SLOT_PATIENCE = 0.02
 WATCH_INTERVAL, STALE = 0.05, 0.04
 #: Seconds between two looks where nothing waits.
 ORPHANS_INTERVAL = 1.0
+#: Seconds between two looks at what is deeper than the queue that messages are fetched from.
+LOOK_INTERVAL = 0.2
 #: Seconds for which a node that has no slot free goes on listening: short tasks are soon over.
 LINGER = 0.005
 
@@ -44,8 +47,10 @@ class Intake:
         self._by_tag: dict[str, Level] = {}
         self._channel: Channel | None = None
         self._up = asyncio.Event()
-        #: The queue that the last message was fetched from.
+        #: The queue that had a message last: it is taken to have another.
         self._had_one: Level | None = None
+        #: When what is deeper than that was last looked at.
+        self._looked = 0.0
         #: Something arrived or was settled: look at what the consumers may still bring.
         self._stirred = asyncio.Event()
         #: A message waits for a slot, or a stream should begin or end: there is something to watch.
@@ -112,39 +117,40 @@ class Intake:
             await self._listen(channel)
 
     async def _fetch(self, channel: Channel) -> bool:
-        """Ask queue after queue for one message; False where all are empty."""
+        """Take one message for a free slot; False where all queues are empty."""
+        guessed = self._had_one is not None
+        level = await self._deepest(channel)
+        if level is None:
+            return False
         reservation = self._node.reserve_now()
         if reservation is None:
             return True
         try:
-            held = await self._next(channel)
+            message = await channel.get(level.queue)
         except BaseException:
             reservation.release()
             raise
-        if held is None:
+        if message is None:
             reservation.release()
-            return False
-        self._guests.take(held, reservation)
+            self._had_one = None
+            # Else somebody else was faster, a moment ago.
+            return guessed
+        self._guests.take(self._held(message, level), reservation)
         return True
 
-    async def _next(self, channel: Channel) -> Held | None:
-        """A message of the deepest queue that has one.
-
-        Down to the queue that had the last one they are asked all at once: nearly always there is
-        nothing in those before it, and each answer is a millisecond of an idle slot.
-        """
+    async def _deepest(self, channel: Channel) -> Level | None:
+        """The queue to fetch from: the deepest that has something; None: all are empty."""
         levels = [level for level in self._levels if not level.streaming]
-        together = levels.index(self._had_one) + 1 if self._had_one in levels else 1
-        for some in (levels[:together], *([level] for level in levels[together:])):
-            answers = await asyncio.gather(*(channel.get(level.queue) for level in some))
-            found = [(lv, message) for lv, message in zip(some, answers, strict=True) if message]
-            if found:
-                self._had_one = found[0][0]
-                first, *too_many = [self._held(message, level) for level, message in found]
-                for held in too_many:
-                    held.give_back()
-                return first
-        return None
+        if self._had_one not in levels:
+            self._had_one = None
+        elif time.monotonic() < self._looked + LOOK_INTERVAL:
+            return self._had_one
+        if self._had_one is not None:
+            levels = levels[: levels.index(self._had_one)]
+        depths = await asyncio.gather(*(channel.depth(level.queue) for level in levels))
+        found = (level for level, depth in zip(levels, depths, strict=True) if depth)
+        self._had_one, self._looked = next(found, self._had_one), time.monotonic()
+        return self._had_one
 
     async def _listen(self, channel: Channel) -> None:
         """Wait for whatever comes, while there is a slot for it."""
@@ -152,6 +158,7 @@ class Intake:
         try:
             await self._open_all(channel, listening)
             while not channel.closed.done() and not self._stopped:
+                self._post.tell_of_idleness()
                 self._stirred.clear()
                 # A stream may have ended while the consumers were opened.
                 if self._unheard(listening):
@@ -327,8 +334,8 @@ class Intake:
         streaming = [i for i, level in enumerate(self._levels) if level.streaming]
         for level in self._levels[: streaming[-1] if streaming else 0]:
             if not level.streaming and level.tag is None and not self._stopped:
-                message = await channel.get(level.queue)
-                if message is not None:
+                message = await channel.depth(level.queue) and await channel.get(level.queue)
+                if message:
                     self._take_ahead(self._held(message, level))
 
     def _refused(self, error: FossaError) -> None:

@@ -62,8 +62,8 @@ class Post:
         self._window = asyncio.Semaphore(WINDOW)
         #: Whether the others were last told that a slot is free here.
         self._told_idle = False
-        #: Tells them once one is.
-        self._telling: asyncio.Task[Any] | None = None
+        #: Tells them that one is, soon.
+        self._telling: asyncio.TimerHandle | None = None
         self._confirmed: Channel | None = None
         self._plain: Channel | None = None
         name, logger = node.name, node.logger
@@ -100,6 +100,8 @@ class Post:
             if self._users:
                 return
             self.tell(wire.letter(wire.GOODBYE, wire.Goodbye(self.node.id), persistent=False))
+            if self._telling is not None:
+                self._telling.cancel()
             for chore in list(self._chores):
                 chore.cancel()
             if self._chores:
@@ -278,16 +280,16 @@ class Post:
         content = known | {"takes": self.takes, "hello": hello}
         self._told_idle = _idle(mine)
         self.tell(wire.letter(wire.PRESENCE, content, persistent=False))
-        if not self._told_idle and (self._telling is None or self._telling.done()):
-            self._telling = self.do(self._tell_of_idleness())
 
-    async def _tell_of_idleness(self) -> None:
-        """Others that think that no slot is free here hold tasks for want of one."""
-        while not self._told_idle:
-            await self.node.slot_free()
-            await asyncio.sleep(IDLE_FOR)
-            if _idle(self.node.status()):
-                self.announce()
+    def tell_of_idleness(self) -> None:
+        """The source has a slot and no task: others may hold some for want of one here."""
+        if self._telling is None and not self._told_idle:
+            self._telling = asyncio.get_running_loop().call_later(IDLE_FOR, self._tell_of_idleness)
+
+    def _tell_of_idleness(self) -> None:
+        self._telling = None
+        if not self._told_idle and _idle(self.node.status()):
+            self.announce()
 
     async def _say_that_we_are_here(self) -> None:
         for look in itertools.count(1):

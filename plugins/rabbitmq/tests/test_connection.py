@@ -464,6 +464,23 @@ async def test_prefetch_limits_what_is_unsettled(connection, channel, queue):
     await within(taker.done.wait())
 
 
+async def test_each_consumer_of_a_channel_has_its_own_prefetch(connection, channel, fresh_prefix):
+    other = await connection.channel()
+    takers = []
+    for number, prefetch in enumerate((2, 2, 5, 2)):
+        queue = f"{fresh_prefix}.{number}"
+        await channel.declare_queue(queue, arguments={"x-queue-type": "quorum"})
+        await asyncio.gather(*(channel.publish("", queue, b"x", named(n)) for n in range(8)))
+        takers.append(Taker(prefetch))
+        await other.consume(queue, prefetch=prefetch, on_message=takers[-1], on_cancel=ignore)
+    for taker in takers:
+        await within(taker.done.wait())
+    for number, taker in enumerate(takers):
+        left = 8 - len(taker.messages)
+        await ready(channel, f"{fresh_prefix}.{number}", left)
+    assert [len(taker.messages) for taker in takers] == [2, 2, 5, 2]
+
+
 async def test_what_is_on_its_way_to_a_cancelled_consumer_arrives(proxy, channel, queue):
     """Pika would reject it, and that counts as a delivery."""
     async with dialled(proxy.url) as connection:

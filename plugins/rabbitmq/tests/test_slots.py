@@ -150,6 +150,21 @@ async def streaming(client, node, prefix):
             await client.reply("training", len(client.replies["training"]) + 1)
 
 
+async def test_what_is_deeper_is_found_while_messages_of_one_queue_are_fetched(start_node, client):
+    """It is looked for a few times a second, not before each of them."""
+    await start_node("a")
+    nap = {"model": "Naps", "method": "nap", "method_kwargs": {"number": 0, "seconds": 0.05}}
+    for _ in range(40):
+        await client.send(nap, correlation_id="nap", message_id=str(uuid4()))
+    await client.reply("nap", 10)
+    sent = time.time()
+    await send(client, "urgent", "tasks.urgent")
+    reply = await client.reply("urgent")
+    assert reply["outcome"]["started"] - sent < WORST
+    assert len(client.replies["nap"]) < 30
+    await client.reply("nap", 40)
+
+
 async def test_short_tasks_are_streamed_and_spread(start_node, client):
     nodes = [await start_node(name) for name in "ab"]
     for _ in range(400):
