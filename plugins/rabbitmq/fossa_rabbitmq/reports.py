@@ -52,7 +52,11 @@ class Reports:
 
     def _report(self) -> None:
         self._timer = None
-        news, self._news = self._news, set()
+        long_ago = time.monotonic() - INTERVAL / 2
+        news = {watch for watch in self._news if watch.due(long_ago)}
+        self._news -= news
+        if self._news:
+            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._report)
         by_queue: dict[str, list[wire.Event]] = {}
         for watch in news:
             by_queue.setdefault(watch.reply_to, []).append(watch.event())
@@ -99,6 +103,11 @@ class GuestWatch(Watch):
     def progress(self, fraction: float | None, message: str) -> None:
         self._fraction, self._message, self._moved = fraction, message, True
         self._reports.note(self)
+
+    def due(self, long_ago: float) -> bool:
+        """Whether it began long ago, or has something to say."""
+        begun = self._held.begun
+        return bool(self._lines) or self._moved or begun is None or begun < long_ago
 
     def event(self) -> wire.Event:
         self._moved = False

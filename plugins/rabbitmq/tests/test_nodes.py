@@ -10,6 +10,7 @@ import pytest
 from node_support import PATIENCE, Far, eventually, everything, outcome, page, texts
 
 from fossa import Limits, Reason, Status
+from fossa_rabbitmq.outbox import Outbox
 
 
 async def two(start_node, **settings):
@@ -176,6 +177,17 @@ async def test_a_subtask_elsewhere_is_heard_while_it_runs(start_node, tmp_path):
     said = await texts(a, subtask)
     assert said == await texts(b, subtask)
     assert (said[0], said[-1]) == ("begun", "and done")
+
+
+async def test_a_subtask_elsewhere_that_is_soon_over_is_told_of_once(start_node, monkeypatch):
+    """Its outcome says it all."""
+    told = []
+    monkeypatch.setattr(Outbox, "_happened", lambda _, item: told.append(item))
+    a, b = await two(start_node)
+    naps = {"count": 12, "seconds": 0.06}
+    assert (await (await a.submit("Naps", model_construction_kwargs=naps)).outcome()).complete
+    assert len(await page(b)) == 12
+    assert told == []
 
 
 async def test_what_no_message_can_carry_ends_nothing(start_node):
