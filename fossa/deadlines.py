@@ -2,6 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Deadline:
@@ -17,7 +20,7 @@ class Deadline:
         self._overdue: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def keep(self, work: Awaitable[object]) -> None:
+    async def keep(self, work: Awaitable[T]) -> T:
         """Await it, in a task that awaits nothing else here. Raises TimeoutError."""
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
@@ -26,7 +29,7 @@ class Deadline:
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._look)
         try:
-            await work
+            return await work
         except asyncio.CancelledError:
             if self._release(task) and task.cancelling() <= before:
                 raise TimeoutError from None

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection
-from typing import Any
+from collections.abc import AsyncIterator, Collection, Coroutine
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import attrs
 import msgspec
@@ -19,6 +20,7 @@ from fossa.brokers import (
     Submitted,
     UnknownDeadLetter,
 )
+from fossa.deadlines import Deadline
 from fossa.errors import ConfigError, FossaError, TaskRefused
 from fossa.tasks import Request, new_id
 from fossa_rabbitmq import wire
@@ -35,6 +37,8 @@ from fossa_rabbitmq.connection import (
 from fossa_rabbitmq.letters import MAX_NAME, id_of, letter_of, revived
 from fossa_rabbitmq.options import Options, options
 from fossa_rabbitmq.topology import Topology
+
+T = TypeVar("T")
 
 #: What is not part of a task's document: the id of the message is the key.
 _NOT_SENT = ("idempotency_key", "retry_of")
@@ -58,6 +62,8 @@ class RabbitBroker(Broker):
         self._out: Channel | None = None
         self._replies: _Replies | None = None
         self._opening = asyncio.Lock()
+        #: By their seconds; each lasts for as long as something is awaited with it.
+        self._deadlines: WeakValueDictionary[float, Deadline] = WeakValueDictionary()
 
     def __repr__(self) -> str:
         return f"<RabbitBroker {self._options.safe_url}>"
@@ -76,30 +82,39 @@ class RabbitBroker(Broker):
     async def submit(
         self, request: Request, *, reply: bool = True, timeout: float = SUBMIT
     ) -> Submitted:
-        message_id = _id(request)
-        queue = self._names.tasks(_number(request.priority))
         try:
-            async with asyncio.timeout(timeout):
-                replies = await self._open_replies() if reply else None
-                if replies is not None:
-                    replies.expect(message_id)
-                letter = wire.letter(
-                    wire.TASK,
-                    _body(request, reply),
-                    message_id=message_id,
-                    correlation_id=message_id,
-                    reply_to=replies.queue if replies is not None else None,
-                )
-                await self._publish(queue, letter.body, letter.properties)
+            return await self._within(timeout, self._submit(request, reply))
         except TimeoutError:
             raise BrokerError(self._unconfirmed(timeout)) from None
+
+    async def _submit(self, request: Request, reply: bool) -> Submitted:
+        message_id = _id(request)
+        queue = self._names.tasks(_number(request.priority))
+        replies = await self._open_replies() if reply else None
+        if replies is not None:
+            replies.expect(message_id)
+        letter = wire.letter(
+            wire.TASK,
+            _body(request, reply),
+            message_id=message_id,
+            correlation_id=message_id,
+            reply_to=replies.queue if replies is not None else None,
+        )
+        await self._publish(queue, letter.body, letter.properties)
         return Submitted(id=message_id, queue=queue)
 
     async def outcome(self, submitted: Submitted, timeout: float | None = None) -> Reply:
         if self._replies is None:
             raise BrokerError(f"no reply was asked for to {submitted.id}: submit with reply=True")
-        async with asyncio.timeout(timeout):
-            return await self._replies.reply_to(submitted.id)
+        reply = self._replies.reply_to(submitted.id)
+        return await reply if timeout is None else await self._within(timeout, reply)
+
+    async def _within(self, seconds: float, work: Coroutine[Any, Any, T]) -> T:
+        """Await it for so long. Thousands of tasks at once share a timer."""
+        deadline = self._deadlines.get(seconds)
+        if deadline is None:
+            deadline = self._deadlines[seconds] = Deadline(seconds)
+        return await deadline.keep(work)
 
     async def _open_replies(self) -> "_Replies":
         async with self._opening:
