@@ -118,9 +118,17 @@ class Governor(Node):
         key = task.idempotency_key
         if key is None and delivery.origin is not None:
             key = task.id
-        if key is None:
+        if key is None or self._is_new(key, delivery):
             return await self._admit(task, delivery, reservation), True
         return await self._admit_once(key, task, delivery, reservation)
+
+    def _is_new(self, key: str, delivery: Delivery) -> bool:
+        """Whether this node surely knows nothing of a delivery's task."""
+        if key in self._claims:
+            return False
+        if delivery.origin is None:
+            return self._ledger.is_new(key)
+        return key not in self._live and not delivery.again
 
     async def _admit(self, task: Task, delivery: Delivery, reservation: Reservation | None) -> Task:
         if reservation is None:

@@ -418,9 +418,13 @@ class Ledger:
             await self.committed()
         return await self._look_up("id", task_id)
 
+    def is_new(self, key: str) -> bool:
+        """Whether surely no task was submitted with this key."""
+        return self._all_seen and key not in self._seen
+
     async def by_idempotency_key(self, key: str) -> Record | None:
         """The record of the task that was submitted with this key."""
-        if self._all_seen and key not in self._seen:
+        if self.is_new(key):
             return None
         await self.committed()  # it may be on its way
         return await self._look_up("idempotency_key", key)
