@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EXIT_NOT_STARTED = 2
 _LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 #: New objects after which Python looks for garbage among them; by default it is 700.
-_NEW_OBJECTS = 10_000
+_NEW_OBJECTS = 50_000
 #: Signals that ask the node to stop.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
