@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fossa.embed import Fossa, TaskHandle, ThreadedFossa, ThreadedTaskHandle
     from fossa.errors import (
         ConfigError,
+        DeliveredTooOften,
         FossaError,
         LeaseOver,
         NodeStopped,
@@ -84,6 +85,7 @@ __all__ = [
     # errors
     "Cancelled",
     "ConfigError",
+    "DeliveredTooOften",
     "FossaError",
     "Interrupt",
     "LeaseOver",
@@ -106,6 +108,7 @@ _HOMES = {
     "fossa.embed": ("Fossa", "TaskHandle", "ThreadedFossa", "ThreadedTaskHandle"),
     "fossa.errors": (
         "ConfigError",
+        "DeliveredTooOften",
         "FossaError",
         "LeaseOver",
         "NodeStopped",

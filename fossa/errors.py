@@ -82,6 +82,10 @@ class BadArguments(TaskRefused):
     """The task's arguments are not JSON of a sane size and depth, or not of the right type."""
 
 
+class DeliveredTooOften(TaskRefused):
+    """Its source has delivered the task so often that it will not do so again."""
+
+
 class QueueFull(TaskRefused):
     """The node has as many queued tasks as `MAX_QUEUED_TASKS` allows: try later."""
 

@@ -18,6 +18,7 @@ from fossa.composition import Composition
 from fossa.contracts import Executor, LiveAttempt, Node, Reservation, SubtaskRequest
 from fossa.deliveries import Deliveries
 from fossa.errors import (
+    DeliveredTooOften,
     FossaError,
     NodeStopped,
     NodeStopping,
@@ -131,6 +132,8 @@ class Governor(Node):
         return key not in self._live and not delivery.again
 
     async def _admit(self, task: Task, delivery: Delivery, reservation: Reservation | None) -> Task:
+        if delivery.last:
+            raise DeliveredTooOften(delivery.last)
         if reservation is None:
             self._check_room()
         if reason := self._hooks.refuse_task(task):
@@ -162,7 +165,7 @@ class Governor(Node):
         try:
             record = await self._known(key, delivery)
             if record and record.outcome is None and record.task.id not in self._live:
-                await self._revive(record)
+                await self._revive(record, delivery.last)
             known = record.task if record else await self._admit(task, delivery, reservation)
             claim.set_result(known)
         except BaseException as error:
@@ -198,15 +201,18 @@ class Governor(Node):
         else:
             self._chore(self._settle_again(task, delivery))
 
-    async def _revive(self, record: Record) -> None:
-        """A task that this node lost when it died has come again."""
+    async def _revive(self, record: Record, last: str) -> None:
+        """A task that this node lost when it died has come again, or for the `last` time."""
         crashes = await self._ledger.crashes(record.task.id)
         # From here to the delivery's adoption nothing is awaited: nobody can withdraw it between.
         live = LiveTask(record.task)
         self._live[live.task.id] = live
         live.row.attempts, live.row.started = record.attempts, record.started
         live.row.crashes = crashes
-        self._take_up(live, lost=record.status is Status.RUNNING)
+        if last:
+            self._chore(self._end(live, self._outcome_now(live, Reason.LOST_NODE, last)))
+        else:
+            self._take_up(live, lost=record.status is Status.RUNNING)
 
     def _take_up(self, live: LiveTask, *, lost: bool) -> None:
         """Go on with a task of an earlier boot; `lost`: an attempt was under way."""

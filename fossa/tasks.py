@@ -277,6 +277,9 @@ class Delivery:
     redelivers: bool = False
     #: It may have been delivered to this node before.
     again: bool = False
+    #: Why the source will deliver it no more, where that is so: a node that has the task already
+    #: goes on with it, any other refuses it (`DeliveredTooOften`).
+    last: str = ""
     #: Told of what the task does until it has ended.
     watch: Watch | None = None
     #: Awaited (None: nothing to do) once the outcome is recorded and the required sinks took it.

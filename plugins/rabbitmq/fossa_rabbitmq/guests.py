@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fossa import (
+    DeliveredTooOften,
     Delivery,
     FossaError,
     NodeStopped,
@@ -53,6 +54,7 @@ class Guests:
         self.node = post.node
         self.source = source
         self._limit: int = post.options.max_message_bytes
+        self.delivery_limit: int = post.options.delivery_limit
         #: Called with why the node took a message not.
         self.on_refused: Callable[[FossaError], None] = lambda error: None
         self.held: set[Held] = set()
@@ -172,6 +174,7 @@ class Guests:
             source=self.source,
             redelivers=True,
             again=True,
+            last=held.too_often(self.delivery_limit),
             watch=watch,
             ack=ack,
             give_back=give_back,
@@ -183,6 +186,8 @@ class Guests:
             raise
         except NotAccepted as error:
             await self._not_accepted(held, request.model, str(error))
+        except DeliveredTooOften as error:
+            await self.bury(held, "delivery_limit", str(error))
         except TaskRefused as error:
             await self.bury(held, "refused", str(error))
         else:

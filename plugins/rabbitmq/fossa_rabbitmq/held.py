@@ -9,6 +9,9 @@ from fossa import LogLine, Outcome, Watch
 from fossa_rabbitmq import wire
 from fossa_rabbitmq.connection import ChannelClosed, Message
 
+#: How often a quorum queue has delivered a message before.
+_DELIVERIES = "x-delivery-count"
+
 
 @define(eq=False)
 class Held:
@@ -30,6 +33,17 @@ class Held:
     def again(self) -> bool:
         headers = self.message.properties.headers or {}
         return self.message.redelivered or bool(headers.get(wire.AGAIN_HEADER))
+
+    def too_often(self, limit: int) -> str:
+        """Why this is its last delivery, where it is: after it the broker buries it, unheard."""
+        headers = self.message.properties.headers or {}
+        count = headers.get(_DELIVERIES)
+        if not self.message.redelivered or not isinstance(count, int) or count < limit:
+            return ""
+        return (
+            f"it was delivered {count + 1} times and delivery_limit is {limit}: it ends its nodes, "
+            "or none of them keeps it"
+        )
 
     def began(self) -> None:
         if self.begun is None:

@@ -118,6 +118,7 @@ class GuestParcel:
             source=self._guests.source,
             redelivers=True,
             again=self._again,
+            last=self.held.too_often(self._guests.delivery_limit),
             watch=watch,
             ack=ack,
             give_back=give_back,

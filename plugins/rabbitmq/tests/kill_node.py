@@ -87,10 +87,12 @@ def kill_at(point):
     setattr(owner, name, instead)
 
 
-async def main(url, prefix, state, *, presence=None, submit=None, executor=False, **settings):
+async def main(
+    url, prefix, state, *, presence=None, submit=None, executor=False, rabbit=None, **settings
+):
     if presence is not None:
         post.PRESENCE_INTERVAL, fleet.GONE_AFTER = presence, 5 * presence
-    rabbit = plugin(url, prefix)
+    rabbit = plugin(url, prefix, **(rabbit or {}))
     executors = ["local", rabbit] if executor else ["local"]
     node = Fossa(
         FaultsConfig, SOURCES=[rabbit], EXECUTORS=executors, STATE_DIR=state, LEDGER="sqlite",

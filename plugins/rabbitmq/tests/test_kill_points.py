@@ -205,6 +205,92 @@ async def test_what_its_source_will_deliver_again_does_not_look_as_if_it_ran(
         assert ended.outcome.complete
 
 
+# what is delivered no more: the broker would bury it, and whoever waits for it would wait for ever
+
+
+@asynccontextmanager
+async def delivered_once(broker, prefix, state, **given):
+    """A victim, and the options of nodes after it: each message is delivered again once."""
+    limit = {"delivery_limit": 1}
+    async with victim(broker, prefix, state, rabbit=limit, **given) as process:
+        yield process, plugin(broker.url, prefix, **limit)
+
+
+async def test_a_task_that_is_delivered_no_more_is_answered(
+    nodes, book, broker, fresh_prefix, tmp_path
+):
+    async with (
+        delivered_once(broker, fresh_prefix, tmp_path / "state") as (process, rabbit),
+        client(broker.url, fresh_prefix, None) as someone,
+    ):
+        await someone.submit(1, book, gate=True)
+        await book.has("begin", 1)
+        process.kill()
+        await killed(process)
+        other = await nodes.start("other", source=rabbit)
+        (reply,) = await replies_to(someone, 1)
+        assert reply["outcome"]["status"] == "failed"
+        assert "delivered 2 times and delivery_limit is 1" in reply["outcome"]["message"]
+        assert await someone.depth(f"{fresh_prefix}.dead") == 1
+        assert await other.governor.page() == []
+    assert len(book.lines("begin")) == 1
+
+
+async def test_a_task_that_is_delivered_no_more_to_the_node_that_died_under_it(
+    nodes, book, broker, fresh_prefix, tmp_path
+):
+    durable = {"STATE_DIR": tmp_path / "state", "LEDGER": "sqlite"}
+    async with (
+        delivered_once(broker, fresh_prefix, durable["STATE_DIR"]) as (process, rabbit),
+        client(broker.url, fresh_prefix, None) as someone,
+    ):
+        await someone.submit(1, book, gate=True)
+        await book.has("begin", 1)
+        process.kill()
+        await killed(process)
+        again = await nodes.start("again", source=rabbit, **durable)
+        (reply,) = await replies_to(someone, 1)
+        assert reply["outcome"]["reason"] == "lost_node"
+        (record,) = await again.governor.page()
+        assert (record.attempts, record.outcome.reason) == (1, "lost_node")
+        assert "delivered 2 times" in record.outcome.message
+        assert await someone.depth(f"{fresh_prefix}.dead") == 1
+    assert len(book.lines("begin")) == 1
+
+
+async def test_a_task_that_is_delivered_no_more_and_has_ended_is_answered_from_the_ledger(
+    nodes, book, broker, fresh_prefix, tmp_path
+):
+    state, point = tmp_path / "state", {"point": "outcome_recorded"}
+    async with (
+        delivered_once(broker, fresh_prefix, state, **point) as (process, rabbit),
+        client(broker.url, fresh_prefix, None) as someone,
+    ):
+        await someone.submit(1, book)
+        await killed(process)
+        await nodes.start("again", source=rabbit, STATE_DIR=state, LEDGER="sqlite")
+        (reply,) = await replies_to(someone, 1)
+        assert reply["outcome"]["status"] == "complete"
+        await empty(someone, fresh_prefix)
+
+
+async def test_a_parent_hears_of_a_subtask_that_is_delivered_no_more(
+    nodes, book, broker, fresh_prefix, tmp_path
+):
+    async with delivered_once(broker, fresh_prefix, tmp_path / "state") as (process, rabbit):
+        a = await nodes.start("a", executor=rabbit, PLUGINS=[Far()])
+        await until(lambda: len(a.governor.fleet()) == 2)
+        handle = await a.submit(**work(book, 1, gate=[0]))
+        await book.has("begin", 1)
+        process.kill()
+        await killed(process)
+        await nodes.start("b", source=rabbit)
+        assert not (await outcome_of(handle)).complete
+        (record,) = await handle.subtasks()
+        assert "delivered 2 times and delivery_limit is 1" in record.outcome.message
+    assert len(book.lines("begin")) == 1
+
+
 # the node of a parent
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fossa import (
+    DeliveredTooOften,
     Delivery,
     FossaError,
     Lease,
@@ -109,10 +110,7 @@ class Guests:
 
     async def _take(self, held: Held, reservation: Reservation | None) -> None:
         try:
-            if held.receives > self.options.max_receives:
-                await self.bury(held, "received_too_often", self._too_often(held))
-            else:
-                await self._admit(held, self._read(held), reservation)
+            await self._admit(held, self._read(held), reservation)
         except BadDocument as error:
             await self.bury(held, error.reason, str(error))
         except NotAccepted as error:
@@ -120,6 +118,8 @@ class Guests:
         except (NodeStopping, NodeStopped, QueueFull) as error:
             self.on_refused(error)
             await self.give_back(held)
+        except DeliveredTooOften as error:
+            await self.bury(held, "received_too_often", str(error))
         except TaskRefused as error:
             await self.bury(held, "refused", str(error))
         except FossaError as error:
@@ -134,6 +134,9 @@ class Guests:
                 reservation.release()
 
     def _too_often(self, held: Held) -> str:
+        """Why it is received no more, where that is so."""
+        if held.receives <= self.options.max_receives:
+            return ""
         return (
             f"it was received {held.receives} times and max_receives is "
             f"{self.options.max_receives}: it ends its nodes, or none of them accepts it"
@@ -175,6 +178,7 @@ class Guests:
             source=self.source,
             redelivers=True,
             again=held.receives > 1,
+            last=self._too_often(held),
             watch=HeldWatch(held),
             ack=ack,
             give_back=give_back,

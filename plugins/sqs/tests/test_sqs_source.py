@@ -119,6 +119,29 @@ async def test_a_task_that_ends_node_after_node_is_a_dead_letter(queues):
     assert json.loads(reply["Body"])["outcome"]["status"] == "failed"
 
 
+async def test_a_task_that_is_received_too_often_and_has_ended_is_answered_from_the_ledger(
+    queues, tmp_path
+):
+    """Its nodes could not delete it, or answer: that it ran is no reason to say that it failed."""
+    url, replies = queues.make(), queues.make(dead=False)
+    known = {"idempotency_key": "k-1", "reply_to": replies}
+    options = {"max_receives": 3, "reply_queues": [replies]}
+    durable = {"STATE_DIR": tmp_path, "LEDGER": "sqlite"}
+    queues.send(url, say("once"), **known)
+    async with running(source(queues, url, **options), **durable):
+        await emptied(queues, url)
+    queues.take_all(replies)
+    queues.send(url, say("once"), **known)
+    for _ in range(3):
+        queues.take_one(url)
+    async with running(source(queues, url, **options), **durable) as again:
+        await emptied(queues, url)
+        assert len(await again.governor.page()) == 1
+    assert not queues.take_all(queues.dead(url))
+    [reply] = queues.take_all(replies)
+    assert json.loads(reply["Body"])["outcome"]["result"] == "once"
+
+
 async def test_an_outcome_that_a_required_sink_refuses_is_a_dead_letter(queues, monkeypatch):
     monkeypatch.setattr(settling, "FIRST_DELAY", 0.01)
     url, replies = queues.make(), queues.make(dead=False)
