@@ -158,13 +158,18 @@ class Governor(Node):
     ) -> tuple[Task, bool]:
         """Of several submissions with one key, however close together, the first is admitted."""
         if key in self._claims:
-            known = await asyncio.shield(self._claims[key])
+            try:
+                known = await asyncio.shield(self._claims[key])
+            except DeliveredTooOften:  # the first, that is
+                return await self._admit_once(key, task, delivery, reservation)
             self._adopt(known, delivery)
             return known, False
         claim = self._claims[key] = asyncio.get_running_loop().create_future()
         try:
             record = await self._known(key, delivery)
-            if record and record.outcome is None and record.task.id not in self._live:
+            if self._is_lost(record):  # or it has ended since this was read
+                record = await self._known(key, delivery)
+            if record and self._is_lost(record):
                 await self._revive(record, delivery.last)
             known = record.task if record else await self._admit(task, delivery, reservation)
             claim.set_result(known)
@@ -177,6 +182,10 @@ class Governor(Node):
         if record is not None:
             self._adopt(known, delivery)
         return known, record is None
+
+    def _is_lost(self, record: Record | None) -> bool:
+        """Whether a task has no outcome in the ledger, and nobody here sees to it."""
+        return bool(record and record.outcome is None and record.task.id not in self._live)
 
     async def _known(self, key: str, delivery: Delivery) -> Record | None:
         """What this node knows already of a delivery's task."""

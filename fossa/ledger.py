@@ -243,7 +243,12 @@ class Ledger:
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="fossa-ledger-write")
-        self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="fossa-ledger-read")
+        # One in memory has one connection, which no two threads may use at once.
+        self._read_thread = (
+            ThreadPoolExecutor(1, thread_name_prefix="fossa-ledger-read")
+            if path
+            else self._write_thread
+        )
         self._inserts: dict[str, tuple[Task, StateRow]] = {}
         self._updates: dict[str, StateRow] = {}
         self._deletes: set[str] = set()
@@ -283,10 +288,8 @@ class Ledger:
         if self._committer:
             await self._committer
         loop = asyncio.get_running_loop()
-        for thread, connection in (
-            (self._read_thread, self._reader),
-            (self._write_thread, self._writer),
-        ):
+        threads = {self._read_thread: self._reader, self._write_thread: self._writer}
+        for thread, connection in threads.items():
             if connection:
                 await loop.run_in_executor(thread, connection.close)
             thread.shutdown(wait=True)
@@ -588,8 +591,7 @@ class Ledger:
 
         try:
             loop = asyncio.get_running_loop()
-            thread = self._read_thread if self._path else self._write_thread
-            return await loop.run_in_executor(thread, read)
+            return await loop.run_in_executor(self._read_thread, read)
         except (sqlite3.Error, RuntimeError) as error:
             raise LedgerError(f"the ledger at {self._where()} cannot be read: {error}") from error
 

@@ -277,8 +277,8 @@ class Delivery:
     redelivers: bool = False
     #: It may have been delivered to this node before.
     again: bool = False
-    #: Why the source will deliver it no more, where that is so: a node that has the task already
-    #: goes on with it, any other refuses it (`DeliveredTooOften`).
+    #: Why the source will deliver it no more, where that is so: a node that runs the task, or has
+    #: its outcome, goes on; one that died under it ends it; others raise `DeliveredTooOften`.
     last: str = ""
     #: Told of what the task does until it has ended.
     watch: Watch | None = None

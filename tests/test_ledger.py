@@ -318,3 +318,31 @@ async def test_every_schema_version_can_be_taken_up(tmp_path):
         await put(ledger, task())
         assert len(await ledger.page()) == 1
         await ledger.close()
+
+
+class Told:
+    """A connection that tells what happens to it, and when."""
+
+    def __init__(self, connection):
+        self.connection, self.told = connection, []
+
+    def execute(self, *statement):
+        time.sleep(0.3)
+        self.told.append("read")
+        return self.connection.execute(*statement)
+
+    def close(self):
+        self.told.append("closed")
+        self.connection.close()
+
+
+async def test_one_in_memory_is_closed_after_a_read_that_nobody_waits_for_any_more():
+    """Where SQLite's connection goes while another thread reads with it, the process may go too."""
+    ledger = Ledger(None)
+    await ledger.open()
+    ledger._reader = ledger._writer = connection = Told(ledger._writer)
+    reading = asyncio.create_task(ledger._read("SELECT 1", ()))
+    await asyncio.sleep(0.1)
+    reading.cancel()
+    await ledger.close()
+    assert connection.told[:2] == ["read", "closed"]

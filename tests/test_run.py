@@ -119,7 +119,7 @@ def test_fossa_run_takes_a_file_with_the_name_of_a_standard_module(place, env, t
         assert result[1:] == ["beside", "wave_script"]
 
 
-@pytest.mark.parametrize(("options", "after"), [([], gc.get_threshold()[0]), (["--debug"], 10_000)])
+@pytest.mark.parametrize(("options", "after"), [([], gc.get_threshold()[0]), (["--debug"], 50_000)])
 def test_the_nodes_own_process_looks_for_garbage_less_often(place, env, options, after):
     with node([*FOSSA, "run", "telling.py", *options], cwd=place, env=env) as (_, url):
         found = Client(url).submit("Tells", "collects").outcome(timeout=30).result
@@ -200,7 +200,7 @@ def test_in_a_thread_it_leaves_signals_alone(place, env):
         "if __name__ == '__main__':\n"
         "    threading.Thread(target=run_fossa, args=(FossaConfig,), daemon=True).start()\n"
         "    input()\n"
-        "    print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)\n"
+        "    print(f'{signal.getsignal(signal.SIGTERM) is signal.SIG_DFL}\\n', end='')\n"
     )
     with node([sys.executable, script], cwd=place, env=env) as (running, url):
         assert Client(url).submit("Tells", "tell").outcome(timeout=30).complete

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 import models
-from fossa import Delivery, Origin, Request, new_id
+from fossa import DeliveredTooOften, Delivery, Origin, Request, new_id
 from support import outcome, running, until
 
 
@@ -16,7 +16,7 @@ class Comings:
         self.node, self.id = node, new_id()
         self.settled = []
 
-    def delivery(self, number):
+    def delivery(self, number, last=""):
         async def ack(outcome):
             self.settled.append((number, str(outcome.status)))
 
@@ -30,12 +30,13 @@ class Comings:
             source="test",
             redelivers=True,
             again=number > 1,
+            last=last,
             ack=ack,
             give_back=give_back,
         )
 
-    async def come(self, number):
-        await self.node.governor.admit(self.delivery(number))
+    async def come(self, number, last=""):
+        await self.node.governor.admit(self.delivery(number, last))
 
     async def withdraw(self):
         return await self.node.governor.withdraw(self.id)
@@ -86,3 +87,18 @@ async def test_one_that_is_withdrawn_while_it_comes_again_is_settled(busy, caplo
         await until(lambda: comings.settled)  # noqa: B023 - called at once
     assert node.governor.status()["queued"] == 0
     assert "failed at a chore" not in caplog.text
+
+
+async def test_a_last_delivery_is_refused_where_the_task_is_unknown_and_its_twin_is_not(busy):
+    node, long = busy
+    comings = Comings(node)
+    ends = await asyncio.gather(
+        comings.come(2, "so often"), comings.come(3), return_exceptions=True
+    )
+    assert [type(end) for end in ends] == [DeliveredTooOften, type(None)]
+    assert str(ends[0]) == "so often"
+    await comings.come(4, "so often")  # what is known is not refused
+    await long.cancel()
+    await until(lambda: (4, "complete") in comings.settled)
+    await comings.come(5, "so often")
+    await until(lambda: (5, "complete") in comings.settled)

@@ -62,7 +62,7 @@ class RabbitBroker(Broker):
         self._out: Channel | None = None
         self._replies: _Replies | None = None
         self._opening = asyncio.Lock()
-        #: By their seconds; each lasts for as long as something is awaited with it.
+        #: By their seconds; each lasts until nothing is awaited with it and its timer has run out.
         self._deadlines: WeakValueDictionary[float, Deadline] = WeakValueDictionary()
 
     def __repr__(self) -> str:
@@ -74,6 +74,7 @@ class RabbitBroker(Broker):
 
     async def close(self) -> None:
         connection, self._connection, self._out, self._replies = self._connection, None, None, None
+        self._deadlines.clear()
         if connection is not None:
             await connection.close()
 

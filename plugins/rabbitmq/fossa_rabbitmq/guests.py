@@ -1,6 +1,7 @@
 """Tasks that came over RabbitMQ: admitted, watched, answered, settled."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -33,7 +34,7 @@ from fossa_rabbitmq.connection import (
 )
 from fossa_rabbitmq.held import Held, TaskWatch
 from fossa_rabbitmq.parcels import GuestParcel
-from fossa_rabbitmq.post import Post
+from fossa_rabbitmq.post import Post, again
 from fossa_rabbitmq.properties import carried
 from fossa_rabbitmq.reports import Reports
 from fossa_rabbitmq.wire import BadMessage
@@ -54,7 +55,8 @@ class Guests:
         self.node = post.node
         self.source = source
         self._limit: int = post.options.max_message_bytes
-        self.delivery_limit: int = post.options.delivery_limit
+        counted = post.options.queue_type == "quorum" and not post.options.legacy
+        self._deliveries: float = post.options.delivery_limit if counted else math.inf
         #: Called with why the node took a message not.
         self.on_refused: Callable[[FossaError], None] = lambda error: None
         self.held: set[Held] = set()
@@ -102,7 +104,7 @@ class Guests:
         except FossaError as error:
             self.on_refused(error)
             self.node.logger.info("a message goes back to %s: %s", message.queue, error)
-            held.give_back()
+            self.hand_back(held)
         except Exception as error:
             # Nobody knows what this is: it must neither stay here for ever nor come back for ever.
             self.node.logger.exception("a message of %s could not be dealt with", message.queue)
@@ -131,6 +133,26 @@ class Guests:
     def let_go(self, held: Held) -> None:
         held.ack()
         self.held.discard(held)
+
+    def last(self, held: Held) -> str:
+        """Why this is a message's last delivery, where it is: after it the broker buries it."""
+        if held.deliveries < self._deliveries:
+            return ""
+        return (
+            f"it was delivered {held.deliveries + 1} times and delivery_limit is "
+            f"{self._deliveries}: it ends its nodes, or none of them keeps it"
+        )
+
+    def hand_back(self, held: Held) -> None:
+        """It is for another node: the same message, or where that would be its last time, anew."""
+        if held.deliveries + 1 < self._deliveries:
+            held.give_back()
+        else:
+            self.do(held.pass_on(lambda: self._send_anew(held.message)))
+
+    async def _send_anew(self, message: Message) -> None:
+        letter = again(wire.Letter(message.body, carried(message.properties)))
+        await self.post.send(letter, message.queue, limited=False)
 
     # whole tasks
 
@@ -174,7 +196,7 @@ class Guests:
             source=self.source,
             redelivers=True,
             again=True,
-            last=held.too_often(self.delivery_limit),
+            last=self.last(held),
             watch=watch,
             ack=ack,
             give_back=give_back,
@@ -214,7 +236,7 @@ class Guests:
         """The broker may have a whole task again, and every other message of the same task."""
         task_id = held.task_ids[0] if held.task_ids else ""
         for one in {held, *self._twins.pop(task_id, ())}:
-            one.give_back()
+            self.hand_back(one)
             self.held.discard(one)
 
     async def _settle_task(self, held: Held, outcome: Outcome, wants_reply: bool) -> None:

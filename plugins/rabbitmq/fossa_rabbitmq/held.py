@@ -1,11 +1,11 @@
 """Messages that came over RabbitMQ, from their delivery until they are settled."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from attrs import define, field
 
-from fossa import LogLine, Outcome, Watch
+from fossa import FossaError, LogLine, Outcome, Watch
 from fossa_rabbitmq import wire
 from fossa_rabbitmq.connection import ChannelClosed, Message
 
@@ -34,16 +34,11 @@ class Held:
         headers = self.message.properties.headers or {}
         return self.message.redelivered or bool(headers.get(wire.AGAIN_HEADER))
 
-    def too_often(self, limit: int) -> str:
-        """Why this is its last delivery, where it is: after it the broker buries it, unheard."""
-        headers = self.message.properties.headers or {}
-        count = headers.get(_DELIVERIES)
-        if not self.message.redelivered or not isinstance(count, int) or count < limit:
-            return ""
-        return (
-            f"it was delivered {count + 1} times and delivery_limit is {limit}: it ends its nodes, "
-            "or none of them keeps it"
-        )
+    @property
+    def deliveries(self) -> int:
+        """How often a quorum queue has delivered it before; 0 where the broker does not count."""
+        count = (self.message.properties.headers or {}).get(_DELIVERIES)
+        return count if self.message.redelivered and isinstance(count, int) else 0
 
     def began(self) -> None:
         if self.begun is None:
@@ -67,6 +62,18 @@ class Held:
         if not self.over:
             self.over = True
             self._settle(self.message.channel.nack, self.message.delivery_tag)
+
+    async def pass_on(self, publish: Callable[[], Awaitable[None]]) -> None:
+        """Give it back as another message: this one is settled once the broker has that."""
+        if self.over:
+            return
+        self.over = True
+        try:
+            await publish()
+        except FossaError:
+            self._settle(self.message.channel.nack, self.message.delivery_tag)
+        else:
+            self._settle(self.message.channel.ack, self.message.delivery_tag)
 
     def _settle(self, act: Callable[[int], None], tag: int) -> None:
         try:

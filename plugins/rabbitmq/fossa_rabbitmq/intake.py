@@ -2,8 +2,8 @@
 
 A node is in one of two states. While it has a slot free and every queue is empty it *listens*: a
 consumer on each queue, so that whatever comes starts at once. Otherwise it *fetches*: for each slot
-that becomes free it asks the queues one by one, the deepest first. What comes while no slot is
-free goes back at once. The queues whose messages take milliseconds are *streamed* instead: a
+that becomes free one message, from the deepest queue that has some. What comes while no slot is
+free goes back soon. The queues whose messages take milliseconds are *streamed* instead: a
 consumer brings some work ahead; what waits here nevertheless, for as long as another node might
 have begun it, goes back. `docs/decisions/0009-slot-before-fetch.md` has the why.
 """
@@ -29,6 +29,8 @@ WATCH_INTERVAL, STALE = 0.05, 0.04
 ORPHANS_INTERVAL = 1.0
 #: Seconds between two looks at what is deeper than the queue that messages are fetched from.
 LOOK_INTERVAL = 0.2
+#: Seconds after which it looks again for what another node got.
+LOST_RACE = 0.005
 #: Seconds for which a node that has no slot free goes on listening: short tasks are soon over.
 LINGER = 0.005
 
@@ -133,8 +135,9 @@ class Intake:
         if message is None:
             reservation.release()
             self._had_one = None
-            # Else somebody else was faster, a moment ago.
-            return guessed
+            if not guessed:  # somebody else was faster
+                await asyncio.sleep(LOST_RACE)
+            return True
         self._guests.take(self._held(message, level), reservation)
         return True
 
@@ -260,7 +263,7 @@ class Intake:
                     await self._node.slot_free()
                     reservation = self._node.reserve_now()
         if reservation is None:
-            held.give_back()
+            self._guests.hand_back(held)
         else:
             self._guests.take(held, reservation)
 

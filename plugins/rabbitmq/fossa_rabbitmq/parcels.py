@@ -118,7 +118,7 @@ class GuestParcel:
             source=self._guests.source,
             redelivers=True,
             again=self._again,
-            last=self.held.too_often(self._guests.delivery_limit),
+            last=self._guests.last(self.held),
             watch=watch,
             ack=ack,
             give_back=give_back,
@@ -241,7 +241,7 @@ class GuestParcel:
             left, self._left = self._left, []
             self._guests.do(self._tell_dropped(left))
         elif len(self._left) == len(self.content.subtasks):
-            self.held.give_back()
+            self._guests.hand_back(self.held)
             self._guests.held.discard(self.held)
         else:
             left, self._left = self._left, []
@@ -260,7 +260,7 @@ class GuestParcel:
         try:
             await self._post.send(self._letter(left), self.held.message.queue)
         except (BrokerGone, Nacked, Unroutable):
-            self.held.give_back()
+            self._guests.hand_back(self.held)
             self._guests.held.discard(self.held)
         else:
             self._guests.let_go(self.held)

@@ -12,7 +12,7 @@ import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel as PikaChannel
 from pika.frame import Method
-from pika.spec import Basic
+from pika.spec import Basic, Queue
 
 from fossa_rabbitmq.properties import frame_of
 
@@ -67,6 +67,11 @@ class WireChannel(PikaChannel):
         """Send basic.get; the answers come in order to `on_got` (pika's takes one at a time)."""
         self._raise_if_not_open()
         self._send_method(Basic.Get(queue=queue, no_ack=False))
+
+    def measure(self, queue: str) -> None:
+        """Send a passive queue.declare; pika sends one, and waits for its answer."""
+        self._raise_if_not_open()
+        self._send_method(Queue.Declare(queue=queue, passive=True))
 
     def _on_getok(self, method_frame: Any, header_frame: Any, body: bytes) -> None:
         if self.on_got is not None:

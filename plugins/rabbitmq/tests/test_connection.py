@@ -543,6 +543,18 @@ async def test_getting_one_by_one(channel, queue):
     assert again.redelivered
 
 
+async def test_the_lengths_of_several_queues_at_once(connection, channel, fresh_prefix):
+    queues = [f"{fresh_prefix}.{number}" for number in range(3)]
+    for count, queue in enumerate(queues):
+        await channel.declare_queue(queue, arguments={"x-queue-type": "quorum"})
+        await asyncio.gather(*(channel.publish("", queue, b"x", named(n)) for n in range(count)))
+    other = await connection.channel()
+    measured = (other.depth(queue) for queue in (*queues, *reversed(queues)))
+    assert await within(asyncio.gather(*measured)) == [0, 1, 2, 2, 1, 0]
+    with pytest.raises(NoSuchQueue, match="nowhere"):
+        await within(other.depth("nowhere"))
+
+
 async def test_a_get_that_nobody_waits_for_gives_the_message_back(connection, channel, queue):
     await within(channel.publish("", queue, b"a", named(1)))
     other = await connection.channel()

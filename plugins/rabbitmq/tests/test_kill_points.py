@@ -254,7 +254,11 @@ async def test_a_task_that_is_delivered_no_more_to_the_node_that_died_under_it(
         (record,) = await again.governor.page()
         assert (record.attempts, record.outcome.reason) == (1, "lost_node")
         assert "delivered 2 times" in record.outcome.message
-        assert await someone.depth(f"{fresh_prefix}.dead") == 1
+
+        async def buried():
+            return await someone.depth(f"{fresh_prefix}.dead") == 1
+
+        await until_async(buried)
     assert len(book.lines("begin")) == 1
 
 

@@ -104,6 +104,29 @@ async def test_a_stream_of_short_tasks_flows_past_a_node_that_stops(start_node, 
     assert await client.ready("dead") == await client.ready("tasks") == 0
 
 
+@pytest.mark.parametrize("subtask", [False, True], ids=["task", "subtask"])
+async def test_handing_back_is_no_reason_to_give_a_task_up(start_node, client, gate, subtask):
+    """What the broker would deliver for the last time goes back as a message of its own."""
+    start_node.options["delivery_limit"] = 1
+    a = await start_node("a", alone=True)
+    if subtask:
+        parent = await start_node("parent", SOURCES=[], PLUGINS=[Far()])
+        arguments = {"subtasks": [["Talks", "talk", {"go": str(gate)}]]}
+        handle = await parent.submit("Sends", model_construction_kwargs=arguments)
+    else:
+        await client.send(gated(gate), correlation_id="gated")
+    await eventually(lambda: running(a) == 1)
+    await stopped(await stopping(a, 0.1))
+    b = await start_node("b")
+    await eventually(lambda: running(b) == 1)
+    gate.touch()
+    if subtask:
+        assert (await handle.outcome(PATIENCE)).complete
+    else:
+        assert (await client.reply("gated"))["outcome"]["status"] == "complete"
+    assert await client.ready("dead") == 0
+
+
 async def test_what_does_not_end_in_time_runs_elsewhere_at_once(start_node, client, gate):
     a = await start_node("a", SLOTS=2)
     await client.send(gated(gate), correlation_id="gated")
