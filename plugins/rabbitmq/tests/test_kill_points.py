@@ -3,9 +3,10 @@
 import asyncio
 import json
 import signal
+import sqlite3
 import sys
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from faults_support import (
 from kill_node import POINTS
 
 from fossa import Fossa, Status
+from fossa.state_dir import StateDir
 from fossa_rabbitmq.guests import Guests
 from fossa_rabbitmq.outbox import Outbox
 from support import until
@@ -71,6 +73,12 @@ async def victim(broker, prefix, state, **given):
         if process.returncode is None:
             process.kill()
         await asyncio.wait_for(process.wait(), PATIENCE)
+
+
+def in_ledger(state):
+    """How the tasks are in the ledger of a node that runs: it may begin one before it is there."""
+    with closing(sqlite3.connect(StateDir(state).ledger_path, timeout=10)) as ledger:
+        return [status for (status,) in ledger.execute("SELECT status FROM tasks")]
 
 
 async def killed(process):
@@ -188,6 +196,7 @@ async def test_what_its_source_will_deliver_again_does_not_look_as_if_it_ran(
     ):
         await someone.submit(1, book, gate=True)
         await book.has("begin", 1)
+        await until(lambda: in_ledger(durable["STATE_DIR"]) == ["running"])
         process.kill()
         await killed(process)
         async with Fossa(FaultsConfig, SOURCES=[], **durable) as alone:
@@ -246,6 +255,7 @@ async def test_a_task_that_is_delivered_no_more_to_the_node_that_died_under_it(
     ):
         await someone.submit(1, book, gate=True)
         await book.has("begin", 1)
+        await until(lambda: in_ledger(durable["STATE_DIR"]) == ["running"])
         process.kill()
         await killed(process)
         again = await nodes.start("again", source=rabbit, **durable)
