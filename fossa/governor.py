@@ -167,7 +167,7 @@ class Governor(Node):
         claim = self._claims[key] = asyncio.get_running_loop().create_future()
         try:
             record = await self._known(key, delivery)
-            if self._is_lost(record):  # or it has ended since this was read
+            if record and self._is_lost(record):  # or it has ended since this was read
                 record = await self._known(key, delivery)
             if record and self._is_lost(record):
                 await self._revive(record, delivery.last)
@@ -183,9 +183,9 @@ class Governor(Node):
             self._adopt(known, delivery)
         return known, record is None
 
-    def _is_lost(self, record: Record | None) -> bool:
+    def _is_lost(self, record: Record) -> bool:
         """Whether a task has no outcome in the ledger, and nobody here sees to it."""
-        return bool(record and record.outcome is None and record.task.id not in self._live)
+        return record.outcome is None and record.task.id not in self._live
 
     async def _known(self, key: str, delivery: Delivery) -> Record | None:
         """What this node knows already of a delivery's task."""

@@ -176,7 +176,7 @@ class RabbitBroker(Broker):
         async with self._taking() as channel:
             # The count may be old, and too low: so much of the same id is surely no letter that
             # was sent back just now and has died again.
-            count = await channel.declare_queue(self._names.dead, passive=True)
+            count = await channel.depth(self._names.dead)
             seen = set[str]()
             async for letter_id, message in self._meant(channel, ids):
                 if letter_id in seen and sent >= count:

@@ -75,19 +75,12 @@ class Channel:
         exclusive: bool = False,
         auto_delete: bool = False,
         arguments: Mapping[str, Any] | None = None,
-        passive: bool = False,
-    ) -> int:
-        """Make the queue, or check that it is so; returns how many messages are ready in it.
-
-        Raises:
-            Mismatch: it exists and is different.
-            NoSuchQueue: with `passive`, where there is none.
-        """
-        frame = await self._ask(
+    ) -> None:
+        """Make the queue, or check that it is so: raises Mismatch where it is different."""
+        await self._ask(
             f"declare the queue {name}",
             lambda done: self._wire.queue_declare(
                 name,
-                passive=passive,
                 durable=durable,
                 exclusive=exclusive,
                 auto_delete=auto_delete,
@@ -95,12 +88,14 @@ class Channel:
                 callback=done,
             ),
         )
-        return int(frame.method.message_count)
 
     async def depth(self, queue: str) -> int:
         """How many messages are ready in a queue: cheaper for the broker than `get`.
 
         Several may be asked at once, on a channel that declares nothing meanwhile.
+
+        Raises:
+            NoSuchQueue: there is none.
         """
 
         def measure(done: Callable[[Any], bool]) -> None:

@@ -56,7 +56,7 @@ class Guests:
         self.source = source
         self._limit: int = post.options.max_message_bytes
         counted = post.options.queue_type == "quorum" and not post.options.legacy
-        self._deliveries: float = post.options.delivery_limit if counted else math.inf
+        self._delivery_limit: float = post.options.delivery_limit if counted else math.inf
         #: Called with why the node took a message not.
         self.on_refused: Callable[[FossaError], None] = lambda error: None
         self.held: set[Held] = set()
@@ -134,18 +134,18 @@ class Guests:
         held.ack()
         self.held.discard(held)
 
-    def last(self, held: Held) -> str:
-        """Why this is a message's last delivery, where it is: after it the broker buries it."""
-        if held.deliveries < self._deliveries:
+    def too_often(self, held: Held) -> str:
+        """Why it is delivered no more, where that is so: the broker buries what comes back."""
+        if held.deliveries < self._delivery_limit:
             return ""
         return (
             f"it was delivered {held.deliveries + 1} times and delivery_limit is "
-            f"{self._deliveries}: it ends its nodes, or none of them keeps it"
+            f"{self._delivery_limit}: it ends its nodes, or none of them keeps it"
         )
 
     def hand_back(self, held: Held) -> None:
         """It is for another node: the same message, or where that would be its last time, anew."""
-        if held.deliveries + 1 < self._deliveries:
+        if held.deliveries + 1 < self._delivery_limit:
             held.give_back()
         else:
             self.do(held.pass_on(lambda: self._send_anew(held.message)))
@@ -196,7 +196,7 @@ class Guests:
             source=self.source,
             redelivers=True,
             again=True,
-            last=self.last(held),
+            last=self.too_often(held),
             watch=watch,
             ack=ack,
             give_back=give_back,

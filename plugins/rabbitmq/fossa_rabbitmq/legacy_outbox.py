@@ -222,7 +222,7 @@ class LegacyOutbox(Outbox):
             return False
         try:
             channel = await connection.channel()
-            count = await channel.declare_queue(QUEUE, passive=True)
+            count = await channel.depth(QUEUE)
             await channel.close()
         except (BrokerGone, ChannelClosed, NoSuchQueue):
             return False

@@ -362,7 +362,7 @@ async def _depth(connection: Connection, queue: str) -> int:
     """How many messages wait in a queue."""
     channel = await connection.channel()
     try:
-        return await channel.declare_queue(queue, passive=True)
+        return await channel.depth(queue)
     finally:
         if not channel.closed.done():
             await channel.close()

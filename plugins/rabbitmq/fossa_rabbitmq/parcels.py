@@ -118,7 +118,7 @@ class GuestParcel:
             source=self._guests.source,
             redelivers=True,
             again=self._again,
-            last=self._guests.last(self.held),
+            last=self._guests.too_often(self.held),
             watch=watch,
             ack=ack,
             give_back=give_back,

@@ -169,7 +169,7 @@ class Post:
         channel = await connection.channel()
         try:
             with _quiet("pika.channel"):
-                await channel.declare_queue(queue, passive=True)
+                await channel.depth(queue)
         except NoSuchQueue:
             return True
         await channel.close()

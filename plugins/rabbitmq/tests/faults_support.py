@@ -178,13 +178,13 @@ class Client:
 
     async def depth(self, queue):
         """Messages that wait in a queue."""
-        return await self._channel.declare_queue(queue, passive=True)
+        return await self._channel.depth(queue)
 
     async def lacks(self, queue):
         """Whether there is no queue of that name; asked on a channel that does not survive it."""
         channel = await self._connection.channel()
         try:
-            await channel.declare_queue(queue, passive=True)
+            await channel.depth(queue)
         except NoSuchQueue:
             return True
         await channel.close()

@@ -63,7 +63,7 @@ class Fleet:
         await self.publish(self.names.dead, body, self.names.dead, headers=why, **about)
 
     async def count(self, queue):
-        return await self.channel.declare_queue(queue, passive=True)
+        return await self.channel.depth(queue)
 
 
 @asynccontextmanager

@@ -72,7 +72,7 @@ async def within(awaitable, seconds=DEADLINE):
 async def ready(channel, queue, count):
     """Returns once a queue holds so many messages."""
     async with asyncio.timeout(DEADLINE):
-        while await channel.declare_queue(queue, passive=True) != count:
+        while await channel.depth(queue) != count:
             await asyncio.sleep(0.02)
 
 
@@ -371,7 +371,7 @@ async def test_none_is_left_hanging_when_the_connection_is_cut(proxy, queue):
         await within(first[700])
         proxy.hold()
         later = [channel.publish("", queue, b"x" * 500, named(n)) for n in range(1500, 3000)]
-        asked = asyncio.create_task(channel.declare_queue(queue, passive=True))
+        asked = asyncio.create_task(channel.depth(queue))
         await asyncio.sleep(0)
         proxy.cut()
         results = await within(asyncio.gather(*first, *later, return_exceptions=True))
@@ -398,7 +398,7 @@ async def test_an_unknown_tag_closes_its_channel_only(connection, channel, queue
     with pytest.raises(ChannelClosed):
         other.ack(message.delivery_tag)
     with pytest.raises(ChannelClosed):
-        await other.declare_queue(queue, passive=True)
+        await other.depth(queue)
     await ready(channel, queue, 1)
 
 
@@ -417,7 +417,7 @@ async def test_publishing_to_no_exchange_fails_what_is_in_flight(channel):
 async def test_no_such_queue(connection, what):
     channel = await connection.channel()
     asked = {
-        "declare": lambda: channel.declare_queue("nowhere", passive=True),
+        "declare": lambda: channel.depth("nowhere"),
         "consume": lambda: channel.consume(
             "nowhere", prefetch=1, on_message=ignore, on_cancel=ignore
         ),
@@ -562,7 +562,7 @@ async def test_a_get_that_nobody_waits_for_gives_the_message_back(connection, ch
     await asyncio.sleep(0)
     getting.cancel()
     await asyncio.wait([getting])
-    assert await within(other.declare_queue(queue, passive=True)) == 0
+    assert await within(other.depth(queue)) == 0
     await ready(channel, queue, 1)
 
 

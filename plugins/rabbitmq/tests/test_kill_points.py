@@ -85,6 +85,15 @@ async def killed(process):
     assert await asyncio.wait_for(process.wait(), PATIENCE) == -signal.SIGKILL
 
 
+async def killed_under_a_task(process, someone, book, state):
+    """It runs, and is in the ledger of the node, when that is killed."""
+    await someone.submit(1, book, gate=True)
+    await book.has("begin", 1)
+    await until(lambda: in_ledger(state) == ["running"])
+    process.kill()
+    await killed(process)
+
+
 @pytest.fixture
 def taken(monkeypatch):
     """Whether the broker said "redelivered", for each message that a node of this process took."""
@@ -194,11 +203,7 @@ async def test_what_its_source_will_deliver_again_does_not_look_as_if_it_ran(
         victim(broker, fresh_prefix, durable["STATE_DIR"]) as process,
         client(broker.url, fresh_prefix, None) as someone,
     ):
-        await someone.submit(1, book, gate=True)
-        await book.has("begin", 1)
-        await until(lambda: in_ledger(durable["STATE_DIR"]) == ["running"])
-        process.kill()
-        await killed(process)
+        await killed_under_a_task(process, someone, book, durable["STATE_DIR"])
         async with Fossa(FaultsConfig, SOURCES=[], **durable) as alone:
             await until_async(lambda: alone.governor.page(status="queued"))
             (record,) = await alone.governor.page()
@@ -253,11 +258,7 @@ async def test_a_task_that_is_delivered_no_more_to_the_node_that_died_under_it(
         delivered_once(broker, fresh_prefix, durable["STATE_DIR"]) as (process, rabbit),
         client(broker.url, fresh_prefix, None) as someone,
     ):
-        await someone.submit(1, book, gate=True)
-        await book.has("begin", 1)
-        await until(lambda: in_ledger(durable["STATE_DIR"]) == ["running"])
-        process.kill()
-        await killed(process)
+        await killed_under_a_task(process, someone, book, durable["STATE_DIR"])
         again = await nodes.start("again", source=rabbit, **durable)
         (reply,) = await replies_to(someone, 1)
         assert reply["outcome"]["reason"] == "lost_node"

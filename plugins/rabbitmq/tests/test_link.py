@@ -208,7 +208,7 @@ async def test_a_channel_that_dies_during_the_setup_is_tried_again(broker):
         channel = await connection.channel()
         if len(calls) < 3:
             channel.ack(7)
-            await channel.declare_queue("x", passive=True)
+            await channel.depth("x")
 
     async with Kept(broker.url, setup=stumbles) as kept:
         await kept.up()

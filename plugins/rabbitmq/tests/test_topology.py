@@ -66,7 +66,7 @@ async def test_declaring_twice_is_harmless(connection, queue_type):
     for _ in range(2):
         names = await declare(channel, of(connection, queue_type=queue_type))
     for queue in (*names.levels, names.dead):
-        assert await channel.declare_queue(queue, passive=True) == 0
+        assert await channel.depth(queue) == 0
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
@@ -131,7 +131,7 @@ async def test_a_nodes_own_queues(connection, broker):
 
     other = await Connection.dial(given, "test", LOGGER)
     channel = await other.channel()
-    assert await channel.declare_queue(replies, passive=True) == 1
+    assert await channel.depth(replies) == 1
     await channel.delete_queue(replies)
     await other.close()
 
