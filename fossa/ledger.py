@@ -1,238 +1,29 @@
 """The node's durable record of tasks, attempts, subtasks and log lines: SQLite, group commit.
 
 Writes that come while a commit is under way form the next one: a batch costs two or three SQL
-statements and one sync, however many tasks are in it. A batch reaches SQLite as one JSON document
-(`json_each`), because each statement that a thread steps through gives up the interpreter's lock,
-and getting it back from a busy event loop takes milliseconds. Reads have a connection of their own
-and see only what was committed.
+statements and one sync, however many tasks are in it. Reads have a connection of their own and see
+only what was committed.
 """
 
 import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
-from attrs import define
+from typing import Any
 
 from fossa.errors import LedgerError
+from fossa.ledger_rows import COLUMNS, MIGRATIONS, SELECT, Batch, StateRow, encode, record
+from fossa.one_thread import OneThread
 from fossa.seen import Seen
-from fossa.tasks import LogLine, Outcome, Progress, Reason, Record, Status, Task
+from fossa.tasks import LogLine, Record, Task
 
-T = TypeVar("T")
-
-#: One entry a schema version: what takes a ledger from the version before it to this one.
-MIGRATIONS = (
-    """
-    CREATE TABLE tasks (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        model TEXT NOT NULL,
-        method TEXT NOT NULL,
-        arguments TEXT NOT NULL,
-        parent_id TEXT,
-        root_id TEXT NOT NULL,
-        depth INTEGER NOT NULL,
-        key TEXT,
-        idempotency_key TEXT,
-        retry_of TEXT,
-        priority INTEGER NOT NULL,
-        timeout REAL,
-        retries INTEGER NOT NULL,
-        source TEXT NOT NULL,
-        accepted REAL NOT NULL,
-        status TEXT NOT NULL,
-        attempts INTEGER NOT NULL,
-        started REAL,
-        finished REAL,
-        crashes INTEGER NOT NULL,
-        outcome TEXT,
-        result TEXT,
-        progress TEXT
-    );
-    CREATE UNIQUE INDEX tasks_idempotency ON tasks(idempotency_key)
-        WHERE idempotency_key IS NOT NULL;
-    CREATE INDEX tasks_subtasks ON tasks(parent_id, seq) WHERE parent_id IS NOT NULL;
-    CREATE INDEX tasks_top ON tasks(seq) WHERE parent_id IS NULL;
-    CREATE INDEX tasks_top_status ON tasks(status, seq) WHERE parent_id IS NULL;
-    CREATE INDEX tasks_top_model ON tasks(model, seq) WHERE parent_id IS NULL;
-    CREATE INDEX tasks_unfinished ON tasks(seq) WHERE status IN ('queued', 'running');
-    CREATE INDEX tasks_finished ON tasks(finished) WHERE finished IS NOT NULL;
-    CREATE TABLE logs (
-        task_id TEXT NOT NULL,
-        n INTEGER NOT NULL,
-        attempt INTEGER NOT NULL,
-        time REAL NOT NULL,
-        level TEXT NOT NULL,
-        stream TEXT NOT NULL,
-        text TEXT NOT NULL,
-        PRIMARY KEY (task_id, n)
-    ) WITHOUT ROWID;
-    """,
-    """
-    ALTER TABLE tasks ADD COLUMN redelivered INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE tasks ADD COLUMN listed INTEGER NOT NULL DEFAULT 0;
-    UPDATE tasks SET listed = parent_id IS NULL;
-    DROP INDEX tasks_top;
-    DROP INDEX tasks_top_status;
-    DROP INDEX tasks_top_model;
-    CREATE INDEX tasks_top ON tasks(seq) WHERE listed;
-    CREATE INDEX tasks_top_status ON tasks(status, seq) WHERE listed;
-    CREATE INDEX tasks_top_model ON tasks(model, seq) WHERE listed;
-    """,
-    """
-    ALTER TABLE tasks ADD COLUMN owed INTEGER NOT NULL DEFAULT 0;
-    CREATE INDEX tasks_owed ON tasks(seq) WHERE owed;
-    """,
-)
-
-_TASK_FIELDS = (
-    "id", "model", "method", "arguments", "parent_id", "root_id", "depth", "key",
-    "idempotency_key", "retry_of", "priority", "timeout", "retries", "source", "accepted",
-    "redelivered",
-)  # fmt: skip
-_STATE_FIELDS = (
-    "status", "attempts", "started", "finished", "crashes", "outcome", "result", "progress",
-    "owed",
-)  # fmt: skip
-_COLUMNS = (*_TASK_FIELDS, *_STATE_FIELDS)
-#: Columns that hold JSON; the rest are plain values.
-_JSON = {"arguments", "outcome", "result", "progress"}
-
-
-def _extract(position: int, column: str) -> str:
-    return f"value {'->' if column in _JSON else '->>'} {position}"
-
-
-_WRITTEN = (*_COLUMNS, "listed")
-_INTO = f"INSERT INTO tasks ({', '.join(_WRITTEN)}) "
-#: A subtask of an earlier boot may come back to where it was made.
-_ALREADY = (
-    f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _STATE_FIELDS)}"
-)
-_INSERT = (
-    f"{_INTO} SELECT {', '.join(_extract(i, c) for i, c in enumerate(_WRITTEN))} "
-    f"FROM json_each(?) WHERE 1 {_ALREADY}"
-)
-#: SQLite reads a row's JSON once for each of its columns: a large row is written by itself.
-_INSERT_ONE = f"{_INTO} VALUES ({', '.join('?' * len(_WRITTEN))}) {_ALREADY}"
-_UPDATE_ONE = f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in _STATE_FIELDS)} WHERE id = ?"
-_DELETE = "DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
-_DELETE_LOGS = "DELETE FROM logs WHERE task_id IN (SELECT value FROM json_each(?))"
-_UPDATE = (
-    f"UPDATE tasks SET {', '.join(f'{c} = new.{c}' for c in _STATE_FIELDS)} FROM (SELECT "
-    f"value ->> 0 AS id, "
-    f"{', '.join(f'{_extract(i + 1, c)} AS {c}' for i, c in enumerate(_STATE_FIELDS))} "
-    "FROM json_each(?)) AS new WHERE tasks.id = new.id"
-)
-_PAY = "UPDATE tasks SET owed = 0 WHERE id IN (SELECT value FROM json_each(?))"
-_LOG = (
-    "INSERT OR IGNORE INTO logs (task_id, n, attempt, time, level, stream, text) SELECT "
-    f"{', '.join(f'value ->> {i}' for i in range(7))} FROM json_each(?)"
-)
-_SELECT = f"SELECT seq, {', '.join(_COLUMNS)} FROM tasks"
-#: Bytes of arguments and result from which on a row is large.
-LARGE = 4096
-#: Rows that one commit may take at the most: what comes later waits for the next.
-MAX_BATCH = 2000
 #: Idempotency keys that are read at once when the ledger is opened.
 KEYS_PAGE = 1000
 #: Rows that one pass of retention deletes at the most, so that a pass stays short.
 PRUNE_BATCH = 500
-
-_NULL = msgspec.Raw(b"null")
-_encode = msgspec.json.Encoder().encode
-
-
-class StateRow:
-    """What of a task changes, as it will be written."""
-
-    __slots__ = ("attempts", "crashes", "outcome", "owed", "progress", "started", "status")
-
-    def __init__(self) -> None:
-        self.status: Status = Status.QUEUED
-        self.attempts = 0
-        self.crashes = 0
-        self.started: float | None = None
-        self.outcome: Outcome | None = None
-        self.progress: Progress | None = None
-        #: A required sink has not taken the outcome yet.
-        self.owed = False
-
-    @property
-    def size(self) -> int:
-        """Bytes of its result."""
-        return len(self.outcome.result_json) if self.outcome else 0
-
-    def columns(self) -> list[Any]:
-        outcome = self.outcome
-        return [
-            self.status,
-            self.attempts,
-            self.started,
-            outcome.finished if outcome else None,
-            self.crashes,
-            _outcome_document(outcome) if outcome else None,
-            msgspec.Raw(outcome.result_json) if outcome else _NULL,
-            self.progress,
-            self.owed,
-        ]
-
-
-@define
-class _Batch:
-    """What one commit takes."""
-
-    inserts: dict[str, tuple[Task, StateRow]]
-    updates: dict[str, StateRow]
-    deletes: set[str]
-    paid: set[str]
-    logs: list[tuple[Any, ...]]
-    waiters: list[asyncio.Future[None]]
-
-    def statements(self) -> list[tuple[str, list[Any]]]:
-        """What it does: most statements take all of their rows from one JSON document."""
-        statements: list[tuple[str, list[Any]]] = []
-        if self.deletes:
-            ids = _encode(list(self.deletes))
-            statements += [(_DELETE, [ids]), (_DELETE_LOGS, [ids])]
-        statements += self._insertions()
-        changed = []
-        for task_id, state in self.updates.items():
-            if state.size > LARGE:
-                statements.append(
-                    (_UPDATE_ONE, [*_values(_STATE_FIELDS, state.columns()), task_id])
-                )
-            else:
-                changed.append([task_id, *state.columns()])
-        if changed:
-            statements.append((_UPDATE, [_encode(changed)]))
-        if self.paid:
-            statements.append((_PAY, [_encode(list(self.paid))]))
-        if self.logs:
-            statements.append((_LOG, [_encode(self.logs)]))
-        return statements
-
-    def _insertions(self) -> list[tuple[str, list[Any]]]:
-        """In the order in which the tasks came: their positions in the ledger tell it."""
-        statements, rows = list[tuple[str, list[Any]]](), list[list[Any]]()
-        for task, state in self.inserts.values():
-            listed = task.parent_id is None or task.redelivered
-            row = [*_task_columns(task), *state.columns(), listed]
-            if len(task.arguments) + state.size <= LARGE:
-                rows.append(row)
-                continue
-            if rows:
-                statements.append((_INSERT, [_encode(rows)]))
-                rows = []
-            statements.append((_INSERT_ONE, _values(_WRITTEN, row)))
-        if rows:
-            statements.append((_INSERT, [_encode(rows)]))
-        return statements
 
 
 class Ledger:
@@ -242,13 +33,9 @@ class Ledger:
         self._path = path
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
-        self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="fossa-ledger-write")
+        self._write_thread = OneThread("fossa-ledger-write")
         # One in memory has one connection, which no two threads may use at once.
-        self._read_thread = (
-            ThreadPoolExecutor(1, thread_name_prefix="fossa-ledger-read")
-            if path
-            else self._write_thread
-        )
+        self._read_thread = OneThread("fossa-ledger-read") if path else self._write_thread
         self._inserts: dict[str, tuple[Task, StateRow]] = {}
         self._updates: dict[str, StateRow] = {}
         self._deletes: set[str] = set()
@@ -272,9 +59,13 @@ class Ledger:
 
     async def open(self) -> None:
         """Open, or make, the ledger and bring its schema up to date."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._write_thread, self._open_writer)
-        await loop.run_in_executor(self._read_thread, self._open_reader)
+        try:
+            await self._write_thread.run(self._open_writer)
+            await self._read_thread.run(self._open_reader)
+        except BaseException:
+            self._write_thread.close()
+            self._read_thread.close()
+            raise
         self._committer = asyncio.create_task(self._commit_for_ever(), name="fossa-ledger")
         self._remembering = asyncio.create_task(self._remember_keys(), name="fossa-ledger-keys")
 
@@ -287,12 +78,11 @@ class Ledger:
             await asyncio.wait([self._remembering])
         if self._committer:
             await self._committer
-        loop = asyncio.get_running_loop()
         threads = {self._read_thread: self._reader, self._write_thread: self._writer}
         for thread, connection in threads.items():
             if connection:
-                await loop.run_in_executor(thread, connection.close)
-            thread.shutdown(wait=True)
+                await thread.run(connection.close)
+            thread.close()
 
     # writing
 
@@ -341,7 +131,6 @@ class Ledger:
         return future
 
     async def _commit_for_ever(self) -> None:
-        loop = asyncio.get_running_loop()
         delay = 0.05
         while not (self._closing and not self._has_work()):
             await self._wake.wait()
@@ -352,7 +141,7 @@ class Ledger:
             statements = batch.statements()
             self._going = batch.deletes
             try:
-                await loop.run_in_executor(self._write_thread, self._commit, statements)
+                await self._write_thread.run(partial(self._commit, statements))
             except sqlite3.Error as error:
                 self.trouble = f"{type(error).__name__}: {error}"
                 self._put_back(batch)
@@ -372,15 +161,15 @@ class Ledger:
         written = (self._inserts, self._updates, self._deletes, self._paid, self._logs)
         return any(written) or bool(self._waiters)
 
-    def _take(self) -> "_Batch":
-        taken = _Batch(
+    def _take(self) -> Batch:
+        taken = Batch(
             self._inserts, self._updates, self._deletes, self._paid, self._logs, self._waiters
         )
         self._inserts, self._updates, self._deletes, self._paid = {}, {}, set(), set()
         self._logs, self._waiters = [], []
         return taken
 
-    def _put_back(self, batch: "_Batch") -> None:
+    def _put_back(self, batch: Batch) -> None:
         """A commit failed: its rows come before those that came since."""
         gone = self._deletes - self._inserts.keys()
         inserts = {k: v for k, v in batch.inserts.items() if k not in gone}
@@ -468,8 +257,8 @@ class Ledger:
         """Answer everybody who asks until the read begins."""
         async with self._lock:
             asked = self._asked.pop(column)
-            values = _encode(list(asked)).decode()
-            sql = f"{_SELECT} WHERE {column} IN (SELECT value FROM json_each(?))"
+            values = encode(list(asked)).decode()
+            sql = f"{SELECT} WHERE {column} IN (SELECT value FROM json_each(?))"
             try:
                 rows = await self._read(sql, (values,))
             except LedgerError as error:
@@ -477,10 +266,10 @@ class Ledger:
                     future.set_exception(error)
                     future.exception()
                 return
-        position = 1 + _COLUMNS.index(column)
+        position = 1 + COLUMNS.index(column)
         found = {row[position]: row for row in rows}
         for value, future in asked.items():
-            future.set_result(_record(found[value]) if value in found else None)
+            future.set_result(record(found[value]) if value in found else None)
 
     async def page(
         self,
@@ -506,22 +295,22 @@ class Ledger:
         if before is not None:
             where.append("seq < ?")
             values.append(before)
-        sql = f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?"
-        return [_record(row) for row in await self._read(sql, (*values, limit))]
+        sql = f"{SELECT} WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?"
+        return [record(row) for row in await self._read(sql, (*values, limit))]
 
     async def unfinished(self) -> list[tuple[Record, int]]:
         """Every task without an outcome, oldest first, with its number of crashes."""
-        sql = f"{_SELECT} WHERE status IN ('queued', 'running') ORDER BY seq"
+        sql = f"{SELECT} WHERE status IN ('queued', 'running') ORDER BY seq"
         rows = await self._read(sql, ())
-        return [(_record(row), row[1 + _COLUMNS.index("crashes")]) for row in rows]
+        return [(record(row), row[1 + COLUMNS.index("crashes")]) for row in rows]
 
     async def owed(self, after: int, limit: int) -> list[Record]:
         """Tasks whose outcome a required sink has not taken, oldest first, past a `seq`.
 
         Without those that their source hands over again.
         """
-        sql = f"{_SELECT} WHERE owed AND seq > ? AND NOT redelivered ORDER BY seq LIMIT ?"
-        return [_record(row) for row in await self._read(sql, (after, limit))]
+        sql = f"{SELECT} WHERE owed AND seq > ? AND NOT redelivered ORDER BY seq LIMIT ?"
+        return [record(row) for row in await self._read(sql, (after, limit))]
 
     async def complete_subtasks(self, parent_ids: Iterable[str]) -> dict[str, list[str]]:
         """Ids of the subtasks of these parents that are complete, by their key."""
@@ -556,7 +345,7 @@ class Ledger:
 
         A subtask goes no earlier than its parent ended: what a parent may still ask for stays.
         """
-        return await self._in_writer(lambda: self._prune(keep, max_age))
+        return await self._write_thread.run(lambda: self._prune(keep, max_age))
 
     def _prune(self, keep: int | None, max_age: float | None) -> int:
         writer = self._writer
@@ -576,7 +365,7 @@ class Ledger:
             "r.id = t.root_id AND r.finished IS NULL) ORDER BY finished LIMIT ?"
         )
         ids = [row[0] for row in writer.execute(doomed, (*values, PRUNE_BATCH))]
-        document = _encode(ids).decode()
+        document = encode(ids).decode()
         writer.execute("BEGIN IMMEDIATE")
         for table, column in (("logs", "task_id"), ("tasks", "id")):
             sql = f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
@@ -590,13 +379,9 @@ class Ledger:
             return self._reader.execute(sql, values).fetchall()
 
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._read_thread, read)
+            return await self._read_thread.run(read)
         except (sqlite3.Error, RuntimeError) as error:
             raise LedgerError(f"the ledger at {self._where()} cannot be read: {error}") from error
-
-    async def _in_writer(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._write_thread, work)
 
     # opening
 
@@ -641,66 +426,3 @@ class Ledger:
             )
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             connection.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
-
-
-def _values(columns: Sequence[str], row: Sequence[Any]) -> list[Any]:
-    """A row as a statement with a place for each column takes it; bytes are JSON."""
-    return [_encode(v) if c in _JSON else v for c, v in zip(columns, row, strict=True)]
-
-
-def _task_columns(task: Task) -> list[Any]:
-    return [
-        task.id, task.model, task.method, msgspec.Raw(task.arguments), task.parent_id,
-        task.root_id, task.depth, task.key, task.idempotency_key, task.retry_of, task.priority,
-        task.timeout, task.retries, task.source, task.accepted, task.redelivered,
-    ]  # fmt: skip
-
-
-def _outcome_document(outcome: Outcome) -> dict[str, Any]:
-    document: dict[str, Any] = {"reason": outcome.reason, "attempt": outcome.attempt}
-    if outcome.started is not None:
-        document["started"] = outcome.started
-    if outcome.node is not None:
-        document["node"] = outcome.node
-    if not outcome.complete or not outcome.result_is_json:
-        document |= {
-            "message": outcome.message,
-            "error": outcome.error,
-            "traceback": outcome.traceback,
-            "result_is_json": outcome.result_is_json,
-            "failed_subtask": outcome.failed_subtask,
-        }
-    return document
-
-
-def _record(row: Sequence[Any]) -> Record:
-    seq, *values = row
-    column = dict(zip(_COLUMNS, values, strict=True))
-    task_values = {name: column[name] for name in _TASK_FIELDS}
-    task_values["arguments"] = column["arguments"].encode()
-    task_values["redelivered"] = bool(column["redelivered"])
-    progress = column["progress"]
-    return Record(
-        task=Task(**task_values),
-        status=Status(column["status"]),
-        attempts=column["attempts"],
-        started=column["started"],
-        outcome=_outcome(column),
-        progress=Progress(**msgspec.json.decode(progress)) if progress != "null" else Progress(),
-        owed=bool(column["owed"]),
-        seq=seq,
-    )
-
-
-def _outcome(column: dict[str, Any]) -> Outcome | None:
-    if column["finished"] is None:
-        return None
-    document = msgspec.json.decode(column["outcome"])
-    document["traceback"] = tuple(document.get("traceback", ()))
-    document["reason"] = Reason(document["reason"])
-    return Outcome(
-        status=Status(column["status"]),
-        finished=column["finished"],
-        result_json=column["result"].encode(),
-        **document,
-    )

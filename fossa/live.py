@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from fossa.contracts import Deliver, Executor, Reservation
-from fossa.ledger import StateRow
+from fossa.ledger_rows import StateRow
 from fossa.tasks import Attempt, Delivery, Outcome, Progress, Reason, Record, Status, Task, Watch
 
 if TYPE_CHECKING:

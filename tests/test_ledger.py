@@ -8,7 +8,8 @@ import pytest
 from msgspec.json import encode
 
 from fossa.errors import LedgerError
-from fossa.ledger import KEYS_PAGE, LARGE, MIGRATIONS, Ledger, StateRow
+from fossa.ledger import KEYS_PAGE, Ledger
+from fossa.ledger_rows import LARGE, MIGRATIONS, StateRow
 from fossa.seen import Seen
 from fossa.tasks import LogLine, Outcome, Reason, Status, Task, new_id
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import pytest
 
 from fossa.errors import LedgerError
-from fossa.ledger import Ledger, StateRow
+from fossa.ledger import Ledger
+from fossa.ledger_rows import StateRow
 from fossa.tasks import LogLine, Outcome, Progress, Reason, Status, Task, new_id
 
 

@@ -16,7 +16,8 @@ from fresh import fresh_processes
 from workloads import Fan, Work, cpu, noop
 
 from fossa import BaseConfig, Fossa
-from fossa.ledger import Ledger, StateRow
+from fossa.ledger import Ledger
+from fossa.ledger_rows import StateRow
 from fossa.tasks import Task, new_id
 
 WORKERS = 2
