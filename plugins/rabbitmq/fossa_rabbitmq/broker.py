@@ -91,7 +91,7 @@ class RabbitBroker(Broker):
     async def _submit(self, request: Request, reply: bool) -> Submitted:
         message_id = _id(request)
         queue = self._names.tasks(_number(request.priority))
-        replies = await self._open_replies() if reply else None
+        replies = (self._replies or await self._open_replies()) if reply else None
         if replies is not None:
             replies.expect(message_id)
         letter = wire.letter(
@@ -110,12 +110,12 @@ class RabbitBroker(Broker):
         reply = self._replies.reply_to(submitted.id)
         return await reply if timeout is None else await self._within(timeout, reply)
 
-    async def _within(self, seconds: float, work: Coroutine[Any, Any, T]) -> T:
-        """Await it for so long. Thousands of tasks at once share a timer."""
+    def _within(self, seconds: float, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """The same for so long. Thousands of tasks at once share a timer."""
         deadline = self._deadlines.get(seconds)
         if deadline is None:
             deadline = self._deadlines[seconds] = Deadline(seconds)
-        return await deadline.keep(work)
+        return deadline.keep(work)
 
     async def _open_replies(self) -> "_Replies":
         async with self._opening:
@@ -250,12 +250,36 @@ class RabbitBroker(Broker):
             await channel.close()
 
 
+@attrs.define(eq=False)
+class _Awaited:
+    """A reply that may come. Each who waits has a future: one who leaves takes nothing along."""
+
+    found: "Reply | BrokerError | None" = None
+    waiters: list[asyncio.Future[None]] = attrs.Factory(list)
+
+    def settle(self, found: "Reply | BrokerError") -> None:
+        if self.found is None:
+            self.found = found
+            for waiter in self.waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def wait(self) -> None:
+        if self.found is None:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                self.waiters.remove(waiter)
+
+
 class _Replies:
     """The queue in which outcomes come back; it goes with the connection."""
 
     def __init__(self, channel: Channel, queue: str) -> None:
         self._channel = channel
-        self._awaited: dict[str, asyncio.Future[Reply]] = {}
+        self._awaited: dict[str, _Awaited] = {}
         self.queue = queue
 
     async def open(self) -> None:
@@ -274,45 +298,43 @@ class _Replies:
 
     def expect(self, message_id: str) -> None:
         """A reply to that may come from now on."""
-        reply = self._awaited.get(message_id)
-        if reply is None:
-            reply = self._awaited[message_id] = asyncio.get_running_loop().create_future()
+        if message_id not in self._awaited:
+            awaited = self._awaited[message_id] = _Awaited()
             if self._channel.closed.done():
-                self._fail(message_id, reply)
+                self._fail(message_id, awaited)
 
     async def reply_to(self, message_id: str) -> Reply:
         """Raises BrokerError where it cannot come any more."""
-        reply = self._awaited.get(message_id)
-        if reply is None:
+        awaited = self._awaited.get(message_id)
+        if awaited is None:
             raise BrokerError(f"no reply to {message_id} is awaited: it is given out once")
-        try:
-            return await asyncio.shield(reply)
-        finally:
-            if reply.done():
-                self._awaited.pop(message_id, None)
+        await awaited.wait()
+        self._awaited.pop(message_id, None)
+        assert awaited.found is not None
+        if isinstance(awaited.found, BrokerError):
+            raise awaited.found
+        return awaited.found
 
     def _lost(self, _: object) -> None:
-        for message_id, reply in self._awaited.items():
-            if not reply.done():
-                self._fail(message_id, reply)
+        for message_id, awaited in self._awaited.items():
+            self._fail(message_id, awaited)
 
-    def _fail(self, message_id: str, reply: "asyncio.Future[Reply]") -> None:
-        reply.set_exception(
+    def _fail(self, message_id: str, awaited: _Awaited) -> None:
+        awaited.settle(
             BrokerError(
                 f"{self._channel.closed.result()}; the task goes on without us, as message "
                 f"{message_id}: the node that takes it tells its sinks of the outcome"
             )
         )
-        reply.exception()  # whoever asks for it is told; nobody may
 
     def _take(self, message: Message) -> None:
         awaited = self._awaited.get(str(message.properties.correlation_id))
-        if awaited is None or awaited.done():
+        if awaited is None or awaited.found is not None:
             return
         try:
-            awaited.set_result(_reply(message))
+            awaited.settle(_reply(message))
         except FossaError as error:
-            awaited.set_exception(BrokerError(f"the reply cannot be read: {error}"))
+            awaited.settle(BrokerError(f"the reply cannot be read: {error}"))
 
     def _cancelled(self, tag: str, why: str) -> None:
         self._channel.shut(ChannelClosed(0, why))

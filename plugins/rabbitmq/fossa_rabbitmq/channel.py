@@ -12,6 +12,7 @@ from pika.exceptions import ChannelClosed as PikaChannelClosed
 from pika.exceptions import ChannelWrongStateError
 from pika.spec import Basic, Queue
 
+from fossa.deadlines import Deadline
 from fossa_rabbitmq.confirms import Confirms
 from fossa_rabbitmq.errors import (
     BrokerGone,
@@ -35,6 +36,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._wire: Any = wire
         self._deadline = connection.options.connect_timeout
+        self._answering = Deadline(self._deadline)
         self._limit = connection.options.max_message_bytes
         self._asked: set[asyncio.Future[Any]] = set()
         self._fetched: deque[tuple[str, Callable[[Message | None], bool]]] = deque()
@@ -286,8 +288,7 @@ class Channel:
         self._asked.add(answer)
         try:
             self._send(send, done)
-            async with asyncio.timeout(self._deadline):
-                return await answer
+            return await self._answering.keep(answer)
         except TimeoutError:
             why = f"the broker did not {what} within {self._deadline:g} s"
             self.connection.drop(why)
