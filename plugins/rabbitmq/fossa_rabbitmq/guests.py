@@ -244,7 +244,8 @@ class Guests:
         held.ended(outcome)
         if wants_reply:
             task_id = held.task_ids[0] if held.task_ids else None
-            await self.reply(held.message, task_id, wire.outcome(outcome))
+            last = bool(self.too_often(held))
+            await self.reply(held.message, task_id, wire.outcome(outcome), last=last)
         if held.message.channel.closed.done():
             return
         if outcome.reason.crash:
@@ -253,9 +254,17 @@ class Guests:
         self.let_go(held)
 
     async def reply(
-        self, message: Message, task_id: str | None, outcome: wire.OutcomeDocument
+        self,
+        message: Message,
+        task_id: str | None,
+        outcome: wire.OutcomeDocument,
+        *,
+        last: bool = False,
     ) -> None:
-        """Tell the sender of a message, where it says how."""
+        """Tell the sender of a message, where it says how.
+
+        Also where it is held no more, if its `last` delivery is lost: the broker buries it then.
+        """
         queue = message.properties.reply_to
         if not queue:
             return
@@ -267,16 +276,16 @@ class Guests:
             correlation_id=message.properties.correlation_id,
         )
         try:
-            await self.send(letter, queue, message)
+            await self.send(letter, queue, None if last else message)
         except Unroutable:
             if queue != self._unheard:  # a client that went away left many, as a rule
                 self.node.logger.warning("nobody waits for replies at %s any more", queue)
             self._unheard = queue
         except TooLarge as error:
-            await self.reply(message, task_id, wire.too_large(outcome, str(error)))
+            await self.reply(message, task_id, wire.too_large(outcome, str(error)), last=last)
 
-    async def send(self, letter: wire.Letter, queue: str, message: Message) -> None:
-        """Send an answer to a message, for as long as that is held.
+    async def send(self, letter: wire.Letter, queue: str, message: Message | None) -> None:
+        """Send an answer; to a message, for as long as that is held.
 
         Where it is not any more, whoever has it next answers from the ledger.
         """

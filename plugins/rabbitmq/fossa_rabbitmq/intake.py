@@ -359,7 +359,7 @@ class Intake:
         known = {level.queue for level in self._levels}
         for model in self._node.composition.models:
             queue = self._post.topology.model(model)
-            there = await self._post.exists(connection, queue)
+            there = await self._post.depth(connection, queue) is not None
             if there and queue not in known:
                 self._add(queue)
             elif not there and queue not in shared:

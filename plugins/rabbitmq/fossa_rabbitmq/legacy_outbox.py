@@ -86,7 +86,7 @@ class LegacyOutbox(Outbox):
                 ", ".join(endless),
             )
 
-    async def _look_for_lost(self, connection: Connection, suspects: list[Parcel]) -> None:
+    async def _look_for_lost(self, connection: Connection) -> None:
         """Nodes of 0.0.37 do not say that they have begun: a deadline finds what is lost."""
 
     # send

@@ -1,6 +1,7 @@
 """Subtasks that other nodes run: sent, watched, and their outcomes."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from fossa_rabbitmq.connection import (
     Connection,
     Message,
     Nacked,
-    NoSuchQueue,
     TooLarge,
     Unroutable,
 )
@@ -23,8 +23,10 @@ from fossa_rabbitmq.wire import BadMessage, Letter
 
 #: Bytes of one message with several subtasks, roughly: more subtasks go into the next.
 LETTER_BYTES = 256 * 1024
-#: Seconds after which somebody has begun what is in no queue, or has lost it.
+#: Seconds after which somebody says that they have what is in no queue, or it is lost.
 LOST_AFTER = 5.0
+#: Seconds between two looks for what is lost while nothing seems to be wrong.
+LOOK_INTERVAL = 30.0
 #: Seconds in which what has come home is back in this node's queue.
 HOME_WITHIN = 1.0
 #: Replies that the broker may send ahead.
@@ -44,8 +46,9 @@ class Sent:
     outcome: "asyncio.Future[Outcome]"
     #: Done once nobody waits for that any more.
     gone: "asyncio.Future[None]"
-    #: The message that it is in, while nobody is known to have begun it.
+    #: The message that it is in.
     parcel: "Parcel | None" = None
+    #: Another node has said that it runs it, or is about to.
     begun: bool = False
 
 
@@ -58,6 +61,8 @@ class Parcel:
     sents: list[Sent]
     #: It is not known to be with the broker yet.
     sending: bool = True
+    #: When it was published last, of the monotonic clock.
+    sent: float = 0.0
 
 
 @define
@@ -99,7 +104,7 @@ class Outbox:
 
     async def _set_up(self, connection: Connection) -> None:
         """Wait for replies: in a queue that is still there after a lost connection."""
-        lost = not await self._post.exists(connection, self.replies)
+        lost = await self._post.depth(connection, self.replies) is None
         channel = await connection.channel()
         self._post.guard(channel, self._post.taking)
         await declare_replies(channel, self._post.options, self._post.node.id)
@@ -111,29 +116,65 @@ class Outbox:
         )
         if lost:
             self.send_again("the queue for replies was lost", begun=True)
-        self._post.do(self._look_for_lost(connection, self._parcels(begun=False)))
+        self._post.do(self._look_for_lost(connection))
 
     def _on_cancel(self, tag: str, why: str) -> None:
         """Its queue was deleted: by somebody, or by this node as it closes."""
         if self._post.outbox is self:
             self._post.taking.restart(why)
 
-    async def _look_for_lost(self, connection: Connection, suspects: list[Parcel]) -> None:
-        """Send again what was published before a lost connection and is in no queue any more.
+    async def _look_for_lost(self, connection: Connection) -> None:
+        """Send again what is in no queue and with no node.
 
-        Nobody may have heard that its queue was lost, and made anew, meanwhile.
+        With what was published before a lost connection: nobody may have heard that its queue was
+        lost, and made anew, meanwhile. And a queue may be emptied by somebody at any time.
         """
-        try:
-            while suspects and not connection.closed.done():
-                empty = {q for q in {p.queue for p in suspects} if not await _depth(connection, q)}
-                await asyncio.sleep(LOST_AFTER)
-                still = set(map(id, self._parcels(begun=False)))
-                suspects = [parcel for parcel in suspects if id(parcel) in still]
-                lost = [parcel for parcel in suspects if parcel.queue in empty]
-                self._send_parcels_again(lost, "they are in no queue any more")
-                suspects = [parcel for parcel in suspects if parcel.queue not in empty]
-        except (BrokerGone, NoSuchQueue):
-            return  # the next connection looks again
+        suspects = self._parcels(begun=False)
+        while not connection.closed.done():
+            try:
+                while suspects:
+                    suspects = await self._send_lost(connection, suspects)
+                await asyncio.sleep(LOOK_INTERVAL)
+                await self._send_lost(connection, self._unheard_of())
+            except BrokerGone:
+                return  # the next connection looks again
+
+    def _unheard_of(self) -> list[Parcel]:
+        """What was published a while ago, and no node has said that it has any of it."""
+        if not self._post.sending:
+            return []
+        long_ago = time.monotonic() - LOOK_INTERVAL
+        return [
+            parcel
+            for parcel in self._parcels(begun=False)
+            if parcel.sent < long_ago and not any(sent.begun for sent in parcel.sents)
+        ]
+
+    async def _send_lost(self, connection: Connection, suspects: list[Parcel]) -> list[Parcel]:
+        """Send again those of them that are lost; which ones may still be in a queue."""
+        if not (empty := await self._in_no_queue(connection, suspects)):
+            await asyncio.sleep(LOST_AFTER)
+            return self._still(suspects)
+        await asyncio.sleep(LOST_AFTER)
+        # It may have been on its way back into its queue, from a node that had no slot for it.
+        lost = await self._in_no_queue(connection, self._still(empty))
+        self._send_parcels_again(self._still(lost), "they are in no queue, and with no node")
+        return [parcel for parcel in self._still(suspects) if parcel not in lost]
+
+    def _still(self, parcels: list[Parcel]) -> list[Parcel]:
+        """Those that nobody is known to have, now."""
+        return [parcel for parcel in self._parcels(begun=False) if parcel in parcels]
+
+    async def _in_no_queue(self, connection: Connection, parcels: list[Parcel]) -> list[Parcel]:
+        places = {id(parcel): self._places(parcel) for parcel in parcels}
+        asked = set[str]().union(*places.values())
+        full = {queue for queue in asked if await self._post.depth(connection, queue)}
+        return [parcel for parcel in parcels if not places[id(parcel)] & full]
+
+    def _places(self, parcel: Parcel) -> set[str]:
+        """The queues that it may be in: nodes move what they do not accept to its model's."""
+        models = {sent.attempt.task.model for sent in parcel.sents}
+        return {parcel.queue, *map(self._post.topology.model, models)}
 
     # send
 
@@ -209,6 +250,7 @@ class Outbox:
             while any(not s.outcome.done() for s in parcel.sents):
                 try:
                     await self._post.send(parcel.letter, parcel.queue)
+                    parcel.sent = time.monotonic()
                     return
                 except TooLarge as error:
                     for sent in parcel.sents:
@@ -356,16 +398,6 @@ class Outbox:
     def _tell_of_cancelled(self) -> None:
         ids, self._cancelled = self._cancelled, []
         self._post.tell(wire.letter(wire.CANCEL, wire.Cancel(ids), persistent=False))
-
-
-async def _depth(connection: Connection, queue: str) -> int:
-    """How many messages wait in a queue."""
-    channel = await connection.channel()
-    try:
-        return await channel.depth(queue)
-    finally:
-        if not channel.closed.done():
-            await channel.close()
 
 
 def end(sent: Sent, outcome: Outcome) -> None:

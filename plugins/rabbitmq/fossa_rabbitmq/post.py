@@ -153,7 +153,7 @@ class Post:
             self.guard(channel, self.giving)
 
     async def _set_up_taking(self, connection: Connection) -> None:
-        lost = await self._missing(connection, self.topology.subtasks(1))
+        lost = await self.depth(connection, self.topology.subtasks(1)) is None
         channel = await connection.channel()
         self.guard(channel, self.taking)
         await declare(channel, self.options)
@@ -165,19 +165,16 @@ class Post:
         if lost:
             self._tell_of_loss(self.topology.subtasks(1))
 
-    async def _missing(self, connection: Connection, queue: str) -> bool:
+    async def depth(self, connection: Connection, queue: str) -> int | None:
+        """How many messages wait in a queue; None where there is no such queue."""
         channel = await connection.channel()
         try:
             with _quiet("pika.channel"):
-                await channel.depth(queue)
-        except NoSuchQueue:
-            return True
+                found = await channel.depth(queue)
+        except NoSuchQueue:  # which has closed the channel
+            return None
         await channel.close()
-        return False
-
-    async def exists(self, connection: Connection, queue: str) -> bool:
-        """Whether there is a queue of that name."""
-        return not await self._missing(connection, queue)
+        return found
 
     async def _listen(self, channel: Channel) -> None:
         """Hear what is said to all nodes. The queue goes with the connection."""

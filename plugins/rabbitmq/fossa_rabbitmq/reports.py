@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two reports. What ends sooner is not reported: its outcome says it all.
 INTERVAL = 0.2
+#: Seconds after which everything that is here is told of once more: reports may be lost.
+REPEAT = 10.0
 #: What of one subtask's lines waits for the next report, at the most: lines, and characters in
 #: them. Further ones stay here.
 MAX_LINES, MAX_SIZE = 1000, 1 << 20
@@ -29,10 +31,12 @@ class Reports:
         self._watches: dict[str, GuestWatch] = {}
         self._news: set[GuestWatch] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._repeating = asyncio.get_running_loop().call_later(REPEAT, self._repeat)
 
     def watch(self, task_id: str, held: "Held") -> "GuestWatch":
         watch = GuestWatch(self, task_id, held)
         self._watches[task_id] = watch
+        self.note(watch)
         return watch
 
     def end(self, task_id: str) -> None:
@@ -47,13 +51,21 @@ class Reports:
             self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._report)
 
     def close(self) -> None:
+        self._repeating.cancel()
         if self._timer is not None:
             self._timer.cancel()
+
+    def _repeat(self) -> None:
+        for watch in self._watches.values():
+            self.note(watch)
+        self._repeating = asyncio.get_running_loop().call_later(REPEAT, self._repeat)
 
     def _report(self) -> None:
         self._timer = None
         long_ago = time.monotonic() - INTERVAL / 2
-        news = {watch for watch in self._news if watch.due(long_ago)}
+        # What cannot be said now is said later: who hears nothing takes a subtask for lost.
+        able = self._post.sending
+        news = {watch for watch in self._news if able and watch.due(long_ago)}
         self._news -= news
         if self._news:
             self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._report)
@@ -66,7 +78,7 @@ class Reports:
 
 
 class GuestWatch(Watch):
-    """One running subtask of another node."""
+    """One subtask of another node, which runs here or waits here for a slot."""
 
     __slots__ = (
         "_fraction", "_held", "_kept_back", "_lines", "_message", "_moved", "_reports", "_size",
@@ -105,9 +117,9 @@ class GuestWatch(Watch):
         self._reports.note(self)
 
     def due(self, long_ago: float) -> bool:
-        """Whether it began long ago, or has something to say."""
-        begun = self._held.begun
-        return bool(self._lines) or self._moved or begun is None or begun < long_ago
+        """Whether it began, or came, long ago, or has something to say."""
+        since = self._held.arrived if self._held.begun is None else self._held.begun
+        return bool(self._lines) or self._moved or since < long_ago
 
     def event(self) -> wire.Event:
         self._moved = False

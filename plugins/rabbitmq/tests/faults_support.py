@@ -190,6 +190,11 @@ class Client:
         await channel.close()
         return False
 
+    async def purge(self, queue):
+        """Throw away all that waits in a queue; there is something."""
+        while message := await self._channel.get(queue):
+            self._channel.ack(message.delivery_tag)
+
     async def delete(self, queue):
         await self._channel.delete_queue(queue)
 

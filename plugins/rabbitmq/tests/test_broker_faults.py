@@ -288,6 +288,68 @@ async def test_a_task_that_comes_again_while_it_runs(
     assert len(book.lines("begin")) == 1
 
 
+async def test_a_task_whose_last_delivery_is_lost(nodes, book, broker, proxy, fresh_prefix):
+    """The broker buries its message: only the node that runs it can say how it ended."""
+    once = plugin(proxy.url, fresh_prefix, delivery_limit=1)
+    node = await nodes.start("a", source=once)
+    async with client(broker.url, fresh_prefix, node.governor.logger) as someone:
+        await someone.submit(1, book, gate=True)
+        await book.has("begin", 1)
+        proxy.cut()
+        await until(lambda: [h for h in held_by(node) if h.deliveries == 1 and h.task_ids], 20)
+        proxy.cut()
+        await until_async(lambda: holds(someone, f"{fresh_prefix}.dead"), 20)
+        assert not held_by(node)
+        book.open()
+        assert (await someone.reply(1))["outcome"]["result"] == {"number": 1}
+    assert len(book.lines("begin")) == 1
+
+
+async def holds(someone, queue):
+    return await someone.depth(queue) > 0
+
+
+async def test_subtasks_in_a_queue_that_somebody_empties(
+    nodes, book, broker, fresh_prefix, monkeypatch
+):
+    monkeypatch.setattr("fossa_rabbitmq.outbox.LOOK_INTERVAL", 1.0)
+    monkeypatch.setattr("fossa_rabbitmq.outbox.LOST_AFTER", 1.0)
+    a = await nodes.start("a", executor=plugin(broker.url, fresh_prefix), PLUGINS=[Far()])
+    b = await nodes.start("b", source=plugin(broker.url, fresh_prefix), SLOTS=1)
+    await know_each_other(a, b)
+    queue = f"{fresh_prefix}.subtasks"
+    async with client(broker.url, fresh_prefix, a.governor.logger) as someone:
+        handle = await a.submit(**work(book, 4, gate=[0, 1, 2, 3]))
+        await book.has("begin", 1)
+        await until_async(lambda: holds(someone, queue))
+        await someone.purge(queue)
+        # What b runs is none of those that are lost, however long it takes.
+        await until_async(lambda: holds(someone, queue), 20)
+        book.open()
+        await check(handle, book, 4)
+    assert not book.repeated
+
+
+async def test_a_subtask_that_waits_for_long_with_another_node_is_not_lost(
+    nodes, book, broker, fresh_prefix, monkeypatch, caplog
+):
+    monkeypatch.setattr("fossa_rabbitmq.outbox.LOOK_INTERVAL", 0.5)
+    monkeypatch.setattr("fossa_rabbitmq.outbox.LOST_AFTER", 0.5)
+    # The other node takes messages ahead of its slot: they seem to be short.
+    monkeypatch.setattr("fossa_rabbitmq.levels.Level.short", True)
+    a = await nodes.start("a", executor=plugin(broker.url, fresh_prefix), PLUGINS=[Far()])
+    b = await nodes.start("b", source=plugin(broker.url, fresh_prefix), SLOTS=1)
+    await know_each_other(a, b)
+    handle = await a.submit(**work(book, 2, gate=[0, 1]))
+    await until(lambda: len(held_by(b)) == 2)
+    await asyncio.sleep(3)
+    assert len(book.lines("begin")) == 1
+    assert "sent again" not in caplog.text
+    book.open()
+    await check(handle, book, 2)
+    assert not book.repeated
+
+
 @pytest.fixture
 def patience(tough):
     """The broker waits for an acknowledgement for a second only."""

@@ -52,10 +52,10 @@ async def cancelled(node, task_id):
 
 async def test_subtasks_are_spread_and_seen_where_they_ran(start_node):
     nodes = [await start_node(name) for name in "abc"]
-    handle = await nodes[0].submit("Naps", model_construction_kwargs={"count": 40})
+    handle = await nodes[0].submit("Naps", model_construction_kwargs={"count": 100})
     assert (await handle.outcome(PATIENCE)).complete
-    everything = {r.task.id: r for r in await handle.subtasks(limit=100)}
-    assert len(everything) == 40
+    everything = {r.task.id: r for r in await handle.subtasks(limit=200)}
+    assert len(everything) == 100
     assert all(r.status is Status.COMPLETE for r in everything.values())
     elsewhere = [{r.task.id: r for r in await page(node)} for node in nodes[1:]]
     for ran in elsewhere:
@@ -191,6 +191,22 @@ async def test_a_subtask_elsewhere_that_is_soon_over_is_told_of_once(start_node,
     assert (await (await a.submit("Naps", model_construction_kwargs=naps)).outcome()).complete
     assert len(await page(b)) == 25
     assert told == []
+
+
+async def test_what_is_elsewhere_is_told_of_again_and_again(start_node, monkeypatch, tmp_path):
+    """A report may be lost, and a subtask that nobody speaks of is sent again."""
+    told = []
+    monkeypatch.setattr(Outbox, "_happened", lambda _, item: told.append(item))
+    monkeypatch.setattr(reports, "REPEAT", 0.5)
+    a, b = await two(start_node)
+    go = tmp_path / "go"
+    arguments = {"subtasks": [["Talks", "talk", {"go": str(go)}]]}
+    handle = await a.submit("Sends", model_construction_kwargs=arguments)
+    subtask = (await runs(b, "Talks", "talk")).task.id
+    await eventually(lambda: sum(not item.lines for item in told) >= 3)
+    assert {item.id for item in told} == {subtask}
+    go.touch()
+    assert (await handle.outcome(PATIENCE)).complete
 
 
 async def test_what_no_message_can_carry_ends_nothing(start_node):
