@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class OneThread:
-    """What `loop.run_in_executor` does with one worker, with one future for each call.
+    """What `loop.run_in_executor` does with one worker, and less for each call.
 
-    That has two, a lock for each, and two more turns of the loop: a fifth of what the loop does for
-    a commit of one task.
+    That takes a second future with a lock, and two more turns of the loop: where a node commits
+    tasks one by one, they show in what it can do beside.
     """
 
     def __init__(self, name: str) -> None:
