@@ -37,19 +37,16 @@ class Wait:
     lost: int = 0
     #: When it was surely out of the queue, of the monotonic clock; None: it may still be in it.
     taken: float | None = None
-    #: The node of this version that runs it; None: nobody knows who does.
-    node_id: str | None = None
 
     def next_turn(self) -> None:
         self.turn += 1
-        self.taken = self.node_id = self.sent.parcel = None
-        self.sent.begun = False
+        self.taken = self.sent.holder = self.sent.parcel = None
 
     @property
     def out_of_sight(self) -> bool:
         """Whether it may be on a node of 0.0.37, which nobody would hear the end of."""
         parcel = self.sent.parcel
-        return parcel is not None and not parcel.sending and self.node_id is None
+        return parcel is not None and not parcel.sending and self.sent.holder is None
 
 
 class LegacyOutbox(Outbox):
@@ -133,7 +130,7 @@ class LegacyOutbox(Outbox):
 
     def _read(self, message: Message) -> None:
         if message.properties.type == wire.EVENTS:
-            self._take_events(message)
+            super()._read(message)
             return
         turn = turn_of(text_property(message.properties, "correlation_id") or "")
         wait = self._awaited(turn)
@@ -154,14 +151,6 @@ class LegacyOutbox(Outbox):
         if wait is None or turn is None or turn.attempt != wait.sent.attempt.number:
             return None
         return wait
-
-    def _take_events(self, message: Message) -> None:
-        content = wire.read(wire.EVENTS, message.body, message.properties)
-        for item in content.events:
-            wait = self._waits.get(item.id)
-            if wait is not None:
-                wait.node_id = content.node.id
-            self._happened(item)
 
     def _answered(self, wait: Wait, turn: Turn, reply: Reply) -> None:
         outcome = reply.outcome
@@ -205,9 +194,9 @@ class LegacyOutbox(Outbox):
     def _let_go_of_lost_nodes(self, waits: list[Wait]) -> None:
         """The broker gives to another node what a node of this version had when it died."""
         for wait in waits:
-            if wait.node_id is not None and not self._post.fleet.has(wait.node_id):
-                wait.taken = wait.node_id = None
-                wait.sent.begun = False
+            holder = wait.sent.holder
+            if holder is not None and not self._post.fleet.has(holder):
+                wait.taken = wait.sent.holder = None
 
     async def _see_what_was_taken(self, waits: list[Wait]) -> None:
         """Once the queue is empty, all is out of it that was in it before."""

@@ -48,8 +48,12 @@ class Sent:
     gone: "asyncio.Future[None]"
     #: The message that it is in.
     parcel: "Parcel | None" = None
-    #: Another node has said that it runs it, or is about to.
-    begun: bool = False
+    #: The node that has said that it runs it, or is about to.
+    holder: str | None = None
+
+    @property
+    def begun(self) -> bool:
+        return self.holder is not None
 
 
 @define(eq=False)
@@ -87,6 +91,7 @@ class Outbox:
     async def open(self) -> None:
         self._post.outbox = self
         self._post.on(wire.QUEUES_LOST, self._queue_lost)
+        self._post.on(wire.GOODBYE, self._let_go)
         await self._post.each_time(self._set_up)
 
     async def close(self) -> None:
@@ -306,8 +311,9 @@ class Outbox:
         if kind == wire.OUTCOMES:
             self._read_outcomes(message)
         elif kind == wire.EVENTS:
-            for item in wire.read(kind, message.body, message.properties).events:
-                self._happened(item)
+            content = wire.read(kind, message.body, message.properties)
+            for item in content.events:
+                self._happened(item, content.node.id)
         elif kind == wire.OUTCOME:
             self._refused(message)
         elif kind == wire.DROPPED:
@@ -337,15 +343,21 @@ class Outbox:
             sent.live.progress(item.fraction, item.message)
         end(sent, outcome)
 
-    def _happened(self, item: wire.Event) -> None:
+    def _happened(self, item: wire.Event, node_id: str) -> None:
         sent = self._sent.get(item.id)
         if sent is None:
             return
-        sent.begun = True
+        sent.holder = node_id
         if item.lines:
             sent.live.log(wire.lines_of(item))
         if item.fraction is not None:
             sent.live.progress(item.fraction, item.message)
+
+    def _let_go(self, goodbye: wire.Goodbye) -> None:
+        """A node has stopped: what it had begun is in a queue again."""
+        for sent in self._sent.values():
+            if sent.holder == goodbye.id:
+                sent.holder = None
 
     def _refused(self, message: Message) -> None:
         """A whole parcel came to nothing: a node could not read it."""
@@ -370,7 +382,7 @@ class Outbox:
             text = "node %s took this one for gone: %d subtasks are sent again"
             self._post.node.logger.warning(text, content.node.name, len(dropped))
             for sent in dropped:
-                sent.begun = False
+                sent.holder = None
             self._send_off(dropped, repeated=True)
 
     async def come_home(self, subtask_ids: Sequence[str]) -> None:

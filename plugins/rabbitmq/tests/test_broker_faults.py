@@ -330,6 +330,29 @@ async def test_subtasks_in_a_queue_that_somebody_empties(
     assert not book.repeated
 
 
+async def test_a_subtask_that_is_lost_after_a_stopping_node_had_it(
+    nodes, book, broker, fresh_prefix, monkeypatch
+):
+    monkeypatch.setattr("fossa_rabbitmq.outbox.LOOK_INTERVAL", 1.0)
+    monkeypatch.setattr("fossa_rabbitmq.outbox.LOST_AFTER", 1.0)
+    source = plugin(broker.url, fresh_prefix)
+    a = await nodes.start("a", executor=source, PLUGINS=[Far()])
+    b = await nodes.start("b", source=source)
+    await know_each_other(a, b)
+    outbox = Post.of(a.governor, a.governor.composition.executors[-1]._options).outbox
+    async with client(broker.url, fresh_prefix, a.governor.logger) as someone:
+        handle = await a.submit(**work(book, 1, gate=[0]))
+        await book.has("begin", 1)
+        await until(lambda: [sent.begun for sent in outbox._sent.values()] == [True])
+        await b.stop(timeout=0.1)
+        await until_async(lambda: holds(someone, f"{fresh_prefix}.subtasks"))
+        await someone.purge(f"{fresh_prefix}.subtasks")
+        await nodes.start("c", source=source)
+        book.open()
+        await check(handle, book, 1)
+    assert len(book.lines("begin")) == 2
+
+
 async def test_a_subtask_that_waits_for_long_with_another_node_is_not_lost(
     nodes, book, broker, fresh_prefix, monkeypatch, caplog
 ):

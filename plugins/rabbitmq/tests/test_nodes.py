@@ -183,7 +183,7 @@ async def test_a_subtask_elsewhere_is_heard_while_it_runs(start_node, tmp_path):
 async def test_a_subtask_elsewhere_that_is_soon_over_is_told_of_once(start_node, monkeypatch):
     """Its outcome says it all."""
     told = []
-    monkeypatch.setattr(Outbox, "_happened", lambda _, item: told.append(item))
+    monkeypatch.setattr(Outbox, "_happened", lambda _, item, __: told.append(item))
     # Long against a nap, however busy the computer is, and short against all of them.
     monkeypatch.setattr(reports, "INTERVAL", 1.0)
     a, b = await two(start_node)
@@ -196,7 +196,7 @@ async def test_a_subtask_elsewhere_that_is_soon_over_is_told_of_once(start_node,
 async def test_what_is_elsewhere_is_told_of_again_and_again(start_node, monkeypatch, tmp_path):
     """A report may be lost, and a subtask that nobody speaks of is sent again."""
     told = []
-    monkeypatch.setattr(Outbox, "_happened", lambda _, item: told.append(item))
+    monkeypatch.setattr(Outbox, "_happened", lambda _, item, __: told.append(item))
     monkeypatch.setattr(reports, "REPEAT", 0.5)
     a, b = await two(start_node)
     go = tmp_path / "go"
