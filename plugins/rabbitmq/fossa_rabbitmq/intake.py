@@ -46,7 +46,6 @@ class Intake:
         # Nodes of 0.0.37 do not say when they are idle: what waited here might have begun there.
         streams = not post.topology.legacy
         self._levels = [Level(queue, streams) for queue in post.topology.levels]
-        self._by_tag: dict[str, Level] = {}
         self._channel: Channel | None = None
         self._up = asyncio.Event()
         #: The queue that had a message last: it is taken to have another.
@@ -70,7 +69,6 @@ class Intake:
         await self._find_parked(connection)
         for level in self._levels:
             level.tag, level.streaming = None, False
-        self._by_tag.clear()
         self._post.guard(channel, self._post.taking)
         channel.closed.add_done_callback(lambda _: self._lose(channel))
         self._channel = channel
