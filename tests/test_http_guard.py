@@ -268,7 +268,9 @@ async def test_a_client_that_trickles_the_head_is_cut_off(monkeypatch):
         writer.write(b"GET /api/1/node HTTP/1.1\r\n")
         began = asyncio.get_running_loop().time()
         trickling = asyncio.create_task(trickle(writer, b"X-More: and more\r\n"))
-        assert await asyncio.wait_for(reader.read(), 10) == b""
+        # A reset where something was on its way that is not read any more.
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 10) == b""
         assert 0.4 < asyncio.get_running_loop().time() - began < 3
         trickling.cancel()
         writer.close()
