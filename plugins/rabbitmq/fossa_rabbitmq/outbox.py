@@ -157,17 +157,15 @@ class Outbox:
 
     async def _send_lost(self, connection: Connection, suspects: list[Parcel]) -> list[Parcel]:
         """Send again those of them that are lost; which ones may still be in a queue."""
-        if not (empty := await self._in_no_queue(connection, suspects)):
-            await asyncio.sleep(LOST_AFTER)
-            return self._still(suspects)
+        empty = await self._in_no_queue(connection, suspects)
         await asyncio.sleep(LOST_AFTER)
         # It may have been on its way back into its queue, from a node that had no slot for it.
         lost = await self._in_no_queue(connection, self._still(empty))
         self._send_parcels_again(self._still(lost), "they are in no queue, and with no node")
-        return [parcel for parcel in self._still(suspects) if parcel not in lost]
+        return self._still(suspects)
 
     def _still(self, parcels: list[Parcel]) -> list[Parcel]:
-        """Those that nobody is known to have, now."""
+        """Those that nobody is known to have, and that are not being sent, now."""
         return [parcel for parcel in self._parcels(begun=False) if parcel in parcels]
 
     async def _in_no_queue(self, connection: Connection, parcels: list[Parcel]) -> list[Parcel]:

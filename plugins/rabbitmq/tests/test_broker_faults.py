@@ -4,6 +4,7 @@ import asyncio
 import os
 import uuid
 
+import faults_models
 import pytest
 from faults_support import (
     Book,
@@ -47,6 +48,11 @@ def post_of(node):
     """A node's two links."""
     (component,) = node.governor.composition.sources
     return Post.of(node.governor, component._options)
+
+
+def outbox_of(node):
+    """What a node has sent and has no outcome of."""
+    return Post.of(node.governor, node.governor.composition.executors[-1]._options).outbox
 
 
 def mute(proxy, link):
@@ -161,6 +167,31 @@ async def test_a_broker_that_has_an_alarm(tough_nodes, book, tough, prefix, monk
     await until(lambda: not a.governor.not_ready() and not b.governor.not_ready())
     await check(handle, book, 30)
     assert not book.repeated
+
+
+async def test_what_a_node_could_not_say_during_an_alarm_it_says_later(
+    tough_nodes, book, tough, prefix, monkeypatch
+):
+    """Else its parent's node would take for lost what runs there."""
+    monkeypatch.setattr("fossa_rabbitmq.reports.INTERVAL", 4.0)
+    monkeypatch.setattr("fossa_rabbitmq.reports.REPEAT", 1000)
+    monkeypatch.setattr("fossa_rabbitmq.post.PRESENCE_INTERVAL", 0.2)
+    a = await tough_nodes.start("a", executor=plugin(tough.url, prefix), PLUGINS=[Far()])
+    b = await tough_nodes.start("b", source=plugin(tough.url, prefix))
+    await know_each_other(a, b)
+    outbox = outbox_of(a)
+    handle = await a.submit(**work(book, 1, gate=[0]))
+    await book.has("begin", 1)
+    await alarm(tough, True)
+    try:
+        await until(lambda: post_of(b).blocked, 20)
+        assert [sent.begun for sent in outbox._sent.values()] == [False]
+        await asyncio.sleep(4.0)  # by now it would have been said
+    finally:
+        await alarm(tough, False)
+    await until(lambda: [sent.begun for sent in outbox._sent.values()] == [True], 20)
+    book.open()
+    await check(handle, book, 1)
 
 
 async def alarm(broker, on):
@@ -339,7 +370,7 @@ async def test_a_subtask_that_is_lost_after_a_stopping_node_had_it(
     a = await nodes.start("a", executor=source, PLUGINS=[Far()])
     b = await nodes.start("b", source=source)
     await know_each_other(a, b)
-    outbox = Post.of(a.governor, a.governor.composition.executors[-1]._options).outbox
+    outbox = outbox_of(a)
     async with client(broker.url, fresh_prefix, a.governor.logger) as someone:
         handle = await a.submit(**work(book, 1, gate=[0]))
         await book.has("begin", 1)
@@ -351,6 +382,36 @@ async def test_a_subtask_that_is_lost_after_a_stopping_node_had_it(
         book.open()
         await check(handle, book, 1)
     assert len(book.lines("begin")) == 2
+
+
+async def test_a_subtask_that_waits_for_long_in_its_models_queue_is_not_lost(
+    nodes, book, broker, fresh_prefix, monkeypatch, caplog
+):
+    monkeypatch.setattr("fossa_rabbitmq.outbox.LOOK_INTERVAL", 0.5)
+    monkeypatch.setattr("fossa_rabbitmq.outbox.LOST_AFTER", 0.5)
+    source = plugin(broker.url, fresh_prefix)
+    a = await nodes.start("a", executor=source, PLUGINS=[Far()])
+    b = await nodes.start("b", source=source, SLOTS=1)
+    # One that does not accept the model moves what it gets to the model's queue.
+    others = [faults_models.Single]
+    c = await nodes.start("c", source=source, ACCEPTED_MODEL_CLASSES=others)
+    await know_each_other(a, b, c)
+    # Until then it waits for others to be heard, and says that it has what it does not accept.
+    await until(lambda: not post_of(c).fleet.settled)
+    async with client(broker.url, fresh_prefix, a.governor.logger) as someone:
+        handle = await a.submit(**work(book, 2, gate=[0, 1]))
+        await until_async(lambda: parked(someone, f"{fresh_prefix}.model.Work"), 20)
+        await asyncio.sleep(3)
+        assert await someone.depth(f"{fresh_prefix}.model.Work") == 1
+    assert len(book.lines("begin")) == 1
+    assert "sent again" not in caplog.text
+    book.open()
+    await check(handle, book, 2)
+    assert not book.repeated
+
+
+async def parked(someone, queue):
+    return not await someone.lacks(queue) and await holds(someone, queue)
 
 
 async def test_a_subtask_that_waits_for_long_with_another_node_is_not_lost(
