@@ -193,6 +193,21 @@ async def test_without_a_reply_the_wait_ends_in_time(fleet, client):
         await client.outcome(sent, 0.05)
 
 
+async def test_who_leaves_takes_no_reply_along(fleet, client):
+    """Whoever waits beside them gets it, or they do where they ask again."""
+    sent = await client.submit(Request(model="Nightly"))
+    message = await fleet.take()
+    beside = asyncio.ensure_future(client.outcome(sent, DEADLINE))
+    with pytest.raises(TimeoutError):
+        await client.outcome(sent, 0.05)
+    again = asyncio.ensure_future(client.outcome(sent, DEADLINE))
+    await asyncio.sleep(0)
+    await fleet.answer(message, COMPLETE)
+    assert [r.outcome.result for r in await asyncio.gather(beside, again)] == [[42]] * 2
+    with pytest.raises(BrokerError, match="given out once"):
+        await client.outcome(sent, DEADLINE)
+
+
 async def test_a_connection_that_breaks_ends_the_wait_and_says_what_becomes_of_the_task(
     broker, fleet, fresh_prefix, proxy
 ):
