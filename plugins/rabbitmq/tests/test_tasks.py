@@ -12,6 +12,7 @@ from node_support import Far, eventually, page
 
 from fossa import Reason, Sink, Status
 from fossa.brokers import connect
+from fossa_rabbitmq.intake import LOOK_INTERVAL
 
 ECHO = {"model": "Echo", "method": "say", "method_kwargs": {"what": 1}}
 
@@ -126,6 +127,7 @@ async def test_priorities_are_served_in_order(start_node, client, tmp_path):
     for number in range(2):
         for queue in ("tasks.background", "tasks", "tasks.urgent"):
             await client.send(echo(f"{queue} {number}"), queue=queue, correlation_id="other")
+    await asyncio.sleep(LOOK_INTERVAL)  # what is there for so long is seen
     go.touch()
     await client.reply("other", 6)
     assert [result["what"] for result in heard.results()[1:]] == [
