@@ -194,6 +194,8 @@ async def test_a_queue_whose_stream_ends_while_others_are_listened_to_is_not_for
 
     a = await start_node("a")
     await streaming(client, a, fresh_prefix)
+    # However long the long one takes here: the stream is to end below, not before.
+    monkeypatch.setattr("fossa_rabbitmq.levels.STREAM_NOT_ABOVE", 60)
     monkeypatch.setattr(Intake, "_open_all", and_end_the_stream)
     task, gate = gated.task()  # a long one: then it listens anew
     await client.send(task, correlation_id="long")
