@@ -68,11 +68,11 @@ class Executor(Component, ABC):
     #: For a local one: names of the models whose attempts it gets, before other local ones do.
     #: None: of those that no other one names.
     models: "Collection[str] | None" = None
-    #: Short attempts of one tenure that it is given at once, at the most; 1: it wants them singly.
+    #: Attempts of one tenure that it is given at once, at the most; 1: it wants them singly.
     chunk: int = 1
 
     def room(self, model: str) -> int:
-        """For a remote one: shares of work (an attempt, or short ones of one tenure) it takes now.
+        """For a remote one: shares of work (an attempt, or several of one tenure) it takes now.
 
         When it has room again it calls `node.look_again()`.
         """

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 #: Seconds below which an attempt is short.
 SHORT = 0.001
-#: Seconds that attempts which share a slot should take in all.
-CHUNK_TIME = 0.01
 #: Weight of the newest duration; a long one counts at once.
 WEIGHT = 0.2
 
@@ -39,16 +37,21 @@ class Durations:
         self._mean.pop((live.task.model, live.task.method), None)
 
     def short(self, live: "LiveTask") -> bool:
-        """Whether a task is known to be short, and no parent of subtasks."""
+        """Whether a task is known to be short."""
+        mean = self._known(live)
+        return mean is not None and mean < SHORT
+
+    def fitting(self, live: "LiveTask", seconds: float) -> int:
+        """How many tasks like this one take so many seconds; one, where that is not known."""
+        mean = self._known(live)
+        return 1 if mean is None else max(1, int(seconds / max(mean, 1e-6)))
+
+    def _known(self, live: "LiveTask") -> float | None:
+        """The mean; None: it is not known, or means little, as it does for a parent of subtasks."""
         task = live.task
         if task.model in self._partitioned and task.method == "go":
-            return False
-        return self._mean.get((task.model, task.method), SHORT) < SHORT
-
-    def chunk(self, live: "LiveTask") -> int:
-        """How many tasks like this one take about `CHUNK_TIME`."""
-        mean = self._mean.get((live.task.model, live.task.method), CHUNK_TIME)
-        return max(1, int(CHUNK_TIME / max(mean, 1e-6)))
+            return None
+        return self._mean.get((task.model, task.method))
 
     @staticmethod
     def alike(first: "LiveTask", second: "LiveTask") -> bool:

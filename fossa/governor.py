@@ -453,7 +453,8 @@ class Governor(Node):
         live.suspect = live.suspect or why.suspect
         live.near = live.near or why.near
         live.row.attempts -= 1
-        self._slots.durations.forget(live)
+        if not why.near:
+            self._slots.durations.forget(live)
         live.runner = None
         if live.given_back:
             self._slots.leave(live)

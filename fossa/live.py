@@ -13,6 +13,7 @@ from fossa.ledger_rows import StateRow
 from fossa.tasks import Attempt, Delivery, Outcome, Progress, Reason, Record, Status, Task, Watch
 
 if TYPE_CHECKING:
+    from fossa.lanes import FarLane
     from fossa.slots import Slot
 
 
@@ -38,6 +39,7 @@ class LiveTask:
         "delivery",
         "ending",
         "executor",
+        "far_lane",
         "finished_keys",
         "fraction",
         "free_lanes",
@@ -122,6 +124,8 @@ class LiveTask:
         #: The lanes of these that nobody has.
         self.free_lanes: list[int] = []
         self.lane: Lane | None = None
+        #: For a subtask of another node: the lane that it came with, once it is ready to run.
+        self.far_lane: FarLane | None = None
         #: Complete subtasks of an earlier attempt, by key; None where there was none.
         self.finished_keys: dict[str, list[str]] | None = None
         self.fraction: float | None = None
@@ -204,20 +208,21 @@ class LiveTask:
     def take_lane(self) -> bool:
         """Get a lane of the parent's: the right to be queued or run beside its siblings.
 
-        One that was not begun after all has one still; where it shared that, it waits first.
+        One that was not begun after all has one still; where it shared that, it is the next to get
+        another.
         """
         parent = self.parent
         if parent is None or not parent.limit:
             return True
+        wait = parent.waiting_children.append
         if self.lane is not None:
             if len(self.lane.users) == 1:
                 return True
             self.lane.users.discard(self)
             self.lane = None
-            parent.waiting_children.appendleft(self)
-            return False
+            wait = parent.waiting_children.appendleft
         if not parent.free_lanes:
-            parent.waiting_children.append(self)
+            wait(self)
             return False
         self.join_lane(Lane(heapq.heappop(parent.free_lanes)))
         return True

@@ -170,7 +170,7 @@ class RunningNode(Governor):
         """Let what runs come to its end; what has not begun is left to others at once."""
         for live in list(self._live.values()):
             if live.top_level and live.runner is None and live.row.outcome is None:
-                self._slots.queue.remove(live)
+                self._slots.drop(live)
                 await self._give_back(live)
         while (self._live or self._settling) and (left := self._drain_until - time.monotonic()) > 0:
             self._idle.clear()

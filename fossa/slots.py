@@ -7,12 +7,14 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
 from fossa.composition import Model
 from fossa.contracts import Executor, Reservation
 from fossa.durations import Durations
+from fossa.lanes import FarLanes
 
 if TYPE_CHECKING:
     from fossa.live import LiveTask
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
 
 #: Where a task runs that gets one of this node's slots, among the places of the queue.
 HERE = ""
-#: A share for another node should take so many times as long as one for a slot here: a message
-#: costs more than a turn in a worker.
-FAR_SHARE = 4
+#: Seconds that short attempts which share a slot here should take in all.
+CHUNK_TIME = 0.01
+#: Seconds of work that go to another node together: what takes less is not divided any further; and
+#: the most, however much is queued.
+FAR_LITTLE, FAR_MOST = 0.04, 0.5
 
 
 class TaskQueue:
@@ -131,6 +135,7 @@ class Slots:
         self._reserving: deque[asyncio.Future[SlotReservation]] = deque()
         self._watching: list[tuple[bool, asyncio.Future[None]]] = []
         self._tenures = count(1)
+        self._far_lanes = FarLanes()
 
     @property
     def free(self) -> int:
@@ -147,7 +152,7 @@ class Slots:
 
     def enqueue(self, live: "LiveTask") -> None:
         """Ready to run: it starts once it has a lane of its parent's, and a slot."""
-        if live.take_lane():
+        if live.take_lane() and self._far_lanes.enter(live):
             self._push(live)
             self.fill()
 
@@ -175,7 +180,7 @@ class Slots:
             live = self.queue.peek()
             if live is not None and not (self.subtasks_only and live.top_level):
                 self.queue.pop()
-                self._fill_slot(live, self._here(live), self.held, 1)
+                self._fill_slot(live, self._here(live), self.held)
             elif self.subtasks_only or not self._reserve_one():
                 break
         for executor in self._remote:
@@ -197,12 +202,12 @@ class Slots:
             if self.subtasks_only and live.top_level:
                 return
             self.queue.pop(executor.name)
-            self._fill_slot(live, executor, away, FAR_SHARE)
+            self._fill_slot(live, executor, away)
 
     def leave(self, live: "LiveTask") -> None:
         """A task's attempt is over: its slot and its lane are for others."""
         self.rest(live, fill=False)
-        sibling = live.leave_lane()
+        sibling = live.leave_lane() or self._far_lanes.leave(live)
         if sibling is not None:
             self._push(sibling)
         self.fill()
@@ -267,8 +272,12 @@ class Slots:
 
     def remove(self, live: "LiveTask") -> None:
         """Take a task out of the queue, if it is in, with the lane that it has there."""
-        if self.queue.remove(live):
+        if self.drop(live):
             self.leave(live)
+
+    def drop(self, live: "LiveTask") -> bool:
+        """Have a task wait no more, whatever becomes of its lane; False where it does not."""
+        return self.queue.remove(live) or self._far_lanes.drop(live)
 
     # sharing
 
@@ -277,13 +286,11 @@ class Slots:
         slot.holders.add(live)
         live.slot = slot
 
-    def _fill_slot(
-        self, live: "LiveTask", executor: Executor, among: set[Slot], factor: int
-    ) -> None:
-        """Start a task in a slot of its own; short ones of its kind may share it, one by one."""
+    def _fill_slot(self, live: "LiveTask", executor: Executor, among: set[Slot]) -> None:
+        """Start a task in a slot of its own; others like it may share that, one by one."""
         places = self.total + self.far_slots(live.task.model)
         slot = Slot(next(self._tenures), among, places)
-        share = self._share(live, executor, factor, places)
+        share = self._share(live, executor, places)
         self._hold(slot, live)
         self._start(live, slot, executor)
         for _ in range(share - 1):
@@ -293,30 +300,50 @@ class Slots:
             self._hold(slot, follower)
             self._start(follower, slot, executor)
 
-    def _share(self, live: "LiveTask", executor: Executor, factor: int, places: int) -> int:
-        """How many attempts may share a slot: what is queued is spread over all slots first."""
-        if live.suspect or live.task.timeout is not None or not self.durations.short(live):
+    def _share(self, live: "LiveTask", executor: Executor, places: int) -> int:
+        """How many attempts go together: what is queued is spread over all slots first."""
+        if live.suspect or live.task.timeout is not None:
             return 1
-        siblings = live.parent is not None and live.lane is not None
-        queued = len(live.parent.waiting_children if siblings and live.parent else self.queue)
-        places = places if siblings else self.total
-        most = self.durations.chunk(live) * factor
-        return min(executor.chunk, most, 1 + queued * factor // places)
+        waiting, among = self._line(live, places)
+        fitting = partial(self.durations.fitting, live)
+        if executor.remote:
+            little = min(fitting(FAR_LITTLE), 1 + 4 * waiting // places)
+            share = max(little, min(fitting(FAR_MOST), 1 + waiting // (2 * places)))
+        elif self.durations.short(live):
+            share = min(fitting(CHUNK_TIME), 1 + waiting // among)
+        else:
+            share = 1
+        return min(executor.chunk, share)
+
+    def _line(self, live: "LiveTask", places: int) -> tuple[int, int]:
+        """How many wait that may follow a task, and among how many slots they are divided."""
+        if live.lane is not None and live.parent is not None:
+            return len(live.parent.waiting_children), places
+        if live.far_lane is not None:
+            return len(live.far_lane.waiting), 1
+        return len(self.queue), self.total
 
     def _follower(self, live: "LiveTask", executor: Executor) -> "LiveTask | None":
         """The next in the queue, or of the siblings that wait for a lane, if it is alike."""
         place = executor.name if executor.remote else HERE
-        if live.lane is None or live.parent is None:
-            follower = self.queue.peek(place)
-            if follower is None or not self._may_follow(live, follower, executor):
-                return None
-            return self.queue.pop(place)
-        sibling = live.parent.waiting_child(leave_in=True)
-        if sibling is None or not self._may_follow(live, sibling, executor):
+        follower = self._next(live, place)
+        if follower is None or not self._may_follow(live, follower, executor):
             return None
-        live.parent.waiting_child()
-        sibling.join_lane(live.lane)
-        return sibling
+        if live.parent is not None and live.lane is not None:
+            live.parent.waiting_child()
+            follower.join_lane(live.lane)
+        elif live.far_lane is not None:
+            self._far_lanes.join(follower)
+        else:
+            self.queue.pop(place)
+        return follower
+
+    def _next(self, live: "LiveTask", place: str) -> "LiveTask | None":
+        if live.parent is not None and live.lane is not None:
+            return live.parent.waiting_child(leave_in=True)
+        if live.far_lane is not None:
+            return next(iter(live.far_lane.waiting), None)
+        return self.queue.peek(place)
 
     def _may_follow(self, live: "LiveTask", other: "LiveTask", executor: Executor) -> bool:
         """Whether one is like the other, and not another executor's."""

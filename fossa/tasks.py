@@ -130,7 +130,7 @@ class Attempt:
     isolation: str = "worker"
     #: Bytes of memory that the process may take for its data; None: no limit.
     memory: int | None = None
-    #: Short attempts may share a slot: those of one tenure run one after another.
+    #: Attempts may share a slot: those of one tenure run one after another.
     tenure: int = 0
 
 

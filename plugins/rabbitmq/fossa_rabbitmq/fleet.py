@@ -1,5 +1,6 @@
 """The other nodes, as this one hears of them over the broker."""
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -102,7 +103,13 @@ class Fleet:
     @property
     def idle(self) -> bool:
         """Whether another node had a slot free when it was last heard of."""
-        return any(p.slots_free and not p.queued for p in self._takers())
+        return any(_idle(presence) for presence in self._takers())
+
+    @property
+    def idle_at(self) -> float:
+        """When another node was last heard to have a slot free, by the monotonic clock."""
+        heard = (h for h in self._heard.values() if _takes(h.presence) and _idle(h.presence))
+        return max((h.at for h in heard), default=-math.inf)
 
     def slots(self, model: str) -> int:
         """Slots of other nodes that accept a model."""
@@ -112,7 +119,7 @@ class Fleet:
 
     def _takers(self) -> Iterator[wire.Presence]:
         heard = (h.presence for h in self._heard.values())
-        return (p for p in heard if p.takes and p.state != "stopping")
+        return (presence for presence in heard if _takes(presence))
 
     def documents(self) -> list[dict[str, Any]]:
         """Every other node, as `Node.fleet` describes one."""
@@ -122,6 +129,14 @@ class Fleet:
             del document["hello"], document["takes"]
             documents.append({**document, "last_seen": heard.seen})
         return documents
+
+
+def _takes(presence: wire.Presence) -> bool:
+    return presence.takes and presence.state != "stopping"
+
+
+def _idle(presence: wire.Presence) -> bool:
+    return bool(presence.slots_free and not presence.queued)
 
 
 def _offer(presence: wire.Presence) -> tuple[Any, ...]:

@@ -133,6 +133,8 @@ class Guests:
     def let_go(self, held: Held) -> None:
         held.ack()
         self.held.discard(held)
+        if len(held.task_ids) > 1:
+            self.post.tell_of_idleness()
 
     def too_often(self, held: Held) -> str:
         """Why it is delivered no more, where that is so: the broker buries what comes back."""
@@ -346,6 +348,8 @@ class Guests:
             await GuestParcel(self, held, content).drop()
         else:
             held.task_ids = ids
+            if len(ids) > 1:
+                self.post.several_together()
             await GuestParcel(self, held, content).admit(reservation)
 
     def _cancel(self, cancel: wire.Cancel) -> None:
@@ -401,10 +405,29 @@ class Guests:
             given = await self._withdraw(held) or given
         return given
 
+    @property
+    def behind(self) -> list[Held]:
+        """Messages with subtasks behind others, since which a node has become idle."""
+        idle_at = self.post.idle_at
+        return [h for h in self.held if h.arrived < idle_at and self._waiting(h)]
+
+    async def hand_on(self, older_than: float) -> None:
+        """Hand on what arrived so many seconds ago and waits for others of its message."""
+        limit = time.monotonic() - older_than
+        for held in self.behind:
+            if held.arrived < limit:
+                await self._withdraw(held)
+
+    def _waiting(self, held: Held) -> bool:
+        return len(held.task_ids) > 1 and self._parcel(held) is not None
+
+    def _parcel(self, held: Held) -> GuestParcel | None:
+        """What is left of a message with subtasks."""
+        found = (self.parcels.get(task_id) for task_id in held.task_ids)
+        return next((parcel for parcel in found if parcel and parcel.held is held), None)
+
     async def _withdraw(self, held: Held) -> bool:
-        parcel = next((p for i in held.task_ids if (p := self.parcels.get(i))), None)
-        if parcel is not None and parcel.settled:
-            return False
+        parcel = self._parcel(held)
         withdrawn = [task_id for task_id in held.task_ids if await self.node.withdraw(task_id)]
         if not withdrawn:
             return False

@@ -62,6 +62,7 @@ class Intake:
         guests.on_refused = self._refused
         if not post.topology.legacy:
             post.on(wire.PARKED, self._parked)
+            post.on(wire.PRESENCE, self._presence)
 
     async def set_up(self, connection: Connection) -> None:
         """Begin anew on a connection."""
@@ -297,6 +298,7 @@ class Intake:
                     continue
                 await self._begin_streams(channel)
                 await self._end_streams()
+                await self._guests.hand_on(STALE)
                 await self._fetch_deeper(channel)
             except (BrokerGone, NoSuchQueue):
                 continue
@@ -309,6 +311,7 @@ class Intake:
             any(one.begun is None for one in held)
             or any(level.short is not level.streaming for level in self._levels)
             or (bool(held) and any(level.streaming for level in self._levels))
+            or bool(self._guests.behind)
         )
 
     async def _begin_streams(self, channel: Channel) -> None:
@@ -338,6 +341,12 @@ class Intake:
                 message = await channel.depth(level.queue) and await channel.get(level.queue)
                 if message:
                     self._take_ahead(self._held(message, level))
+
+    def _presence(self, presence: wire.Presence) -> None:
+        """A node may have become idle: it gets what waits here behind others."""
+        if self._guests.behind:
+            self._astir.set()
+            self._guests.do(self._guests.hand_on(STALE))
 
     def _refused(self, error: FossaError) -> None:
         """The node takes nothing now: bring nothing ahead."""

@@ -27,6 +27,7 @@ class Link:
         setup: awaited with each new connection: opens channels, declares, consumes. Nobody else
             sees the connection before that is done.
         on_lost: called with why, each time that a connection which had been set up is lost.
+        on_up: called each time that there is a connection which is set up.
     """
 
     def __init__(
@@ -36,12 +37,13 @@ class Link:
         logger: logging.Logger,
         setup: Setup,
         on_lost: Callable[[str], None] = lambda why: None,
+        on_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._options = options
         self._purpose = purpose
         self._logger = logger
         self._setup = setup
-        self._on_lost = on_lost
+        self._on_lost, self._on_up = on_lost, on_up
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._closed = False
@@ -125,6 +127,10 @@ class Link:
         self.connection = connection
         self._why = None
         self._changed.set()
+        try:
+            self._on_up()
+        except Exception:
+            self._logger.exception("that there is a connection could not be passed on")
 
     def _down(self, why: str) -> None:
         self.connection = None

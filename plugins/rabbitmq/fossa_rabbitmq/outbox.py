@@ -29,6 +29,8 @@ LOST_AFTER = 5.0
 LOOK_INTERVAL = 30.0
 #: Seconds in which what has come home is back in this node's queue.
 HOME_WITHIN = 1.0
+#: Subtasks that are remembered for having been let go of.
+REMEMBERED = 10_000
 #: Replies that the broker may send ahead.
 _PREFETCH = 200
 #: Seconds that a cancelled attempt gets to end on its node, beyond what the config allows there.
@@ -84,6 +86,8 @@ class Outbox:
         self._sent: dict[str, Sent] = {}
         self._shares: dict[int, _Share] = {}
         self._cancelled: list[str] = []
+        #: What nodes have let go of: wherever it is sent to now, it may have been before.
+        self._returned: dict[str, None] = {}
         self._grace = post.node.composition.INTERRUPT_GRACE
         self._grace += post.node.composition.TERMINATE_GRACE + _CANCEL_MARGIN
         self.replies = post.topology.replies(post.node.id)
@@ -229,7 +233,7 @@ class Outbox:
         if letter:
             self._send_off(letter)
 
-    def _send_off(self, sents: list[Sent], *, repeated: bool = False) -> None:
+    def _send_off(self, sents: list[Sent]) -> None:
         content = wire.Subtasks(self._post.me, [wire.subtask(s.attempt) for s in sents])
         message_id = new_id()
         letter = wire.letter(
@@ -240,9 +244,13 @@ class Outbox:
             reply_to=self.replies,
         )
         queue = self._post.topology.subtasks(sents[0].attempt.task.depth)
-        parcel = Parcel(queue, again(letter) if repeated else letter, sents)
+        if any(sent.attempt.task.id in self._returned for sent in sents):
+            letter = again(letter)
+        parcel = Parcel(queue, letter, sents)
         for sent in sents:
             sent.parcel = parcel
+        if len(sents) > 1:
+            self._post.several_together()
         self._post.do(self._send(parcel))
 
     async def _send(self, parcel: Parcel) -> None:
@@ -339,6 +347,7 @@ class Outbox:
             sent.live.log(wire.lines_of(item))
         if getattr(item, "fraction", None) is not None:
             sent.live.progress(item.fraction, item.message)
+        self._returned.pop(item.id, None)
         end(sent, outcome)
 
     def _happened(self, item: wire.Event, node_id: str) -> None:
@@ -366,7 +375,7 @@ class Outbox:
                 end(sent, outcome)
 
     def _dropped(self, message: Message) -> None:
-        """A node took this one for gone: it is not, so somebody has to run them after all."""
+        """A node let go of some: somebody has to run them after all."""
         content = wire.read(wire.DROPPED, message.body, message.properties)
         about = message.properties.correlation_id
         dropped = [
@@ -376,12 +385,14 @@ class Outbox:
             and sent.parcel is not None
             and sent.parcel.letter.properties.message_id == about
         ]
-        if dropped:
+        if dropped and not content.handed_back:
             text = "node %s took this one for gone: %d subtasks are sent again"
             self._post.node.logger.warning(text, content.node.name, len(dropped))
-            for sent in dropped:
-                sent.holder = None
-            self._send_off(dropped, repeated=True)
+        for sent in dropped:
+            self._returned[sent.attempt.task.id] = None
+            fail(sent, NotBegun(f"node {content.node.name} let go of it"))
+        while len(self._returned) > REMEMBERED:
+            del self._returned[next(iter(self._returned))]
 
     async def come_home(self, subtask_ids: Sequence[str]) -> None:
         """This node's own source has taken them, whose ids are as on the wire: they run here.

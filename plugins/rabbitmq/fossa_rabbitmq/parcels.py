@@ -17,7 +17,7 @@ from fossa import (
     new_id,
 )
 from fossa_rabbitmq import wire
-from fossa_rabbitmq.connection import BrokerGone, Nacked, TooLarge, Unroutable
+from fossa_rabbitmq.connection import TooLarge, Unroutable
 from fossa_rabbitmq.held import Held
 from fossa_rabbitmq.reports import GuestWatch
 from fossa_rabbitmq.wire import BadMessage
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fossa_rabbitmq.guests import Guests
 
 #: Seconds for which outcomes of subtasks that came together wait for each other.
-GATHER = 0.02
+GATHER = 0.5
 #: Bytes of outcomes that go into one message, roughly.
 LETTER_BYTES = 256 * 1024
 
@@ -41,11 +41,12 @@ class GuestParcel:
         self.content = content
         #: Its parent's node is gone, as far as is known here: what is not run yet is not run here.
         self.orphaned = False
-        self.settled = 0
         # Of a node that nobody has heard of, it may be one of this node's own, from before it died.
         self._again = held.again or not self._post.fleet.has(content.node.id)
         self._waiting: dict[str, wire.Subtask] = {s.id: s for s in content.subtasks}
         self._left: list[wire.Subtask] = []
+        #: Messages on their way to the parent's node, about what has left.
+        self._telling = 0
         self._ready: list[tuple[wire.SubtaskOutcome, asyncio.Future[None]]] = []
         self._flush: asyncio.TimerHandle | None = None
 
@@ -152,12 +153,38 @@ class GuestParcel:
     # the way back
 
     def leave(self, task_id: str) -> None:
-        """One of them is for another node."""
+        """One of them is for another node; those that have begun go on here."""
         subtask = self._waiting.get(task_id)
-        if subtask is not None:
-            self._left.append(subtask)
-            self._gone(task_id)
-            self._settle()
+        if subtask is None:
+            return
+        if not self._left:  # others may leave at the same time
+            asyncio.get_running_loop().call_soon(self._let_left_go)
+        self._left.append(subtask)
+        self._gone(task_id)
+
+    def _let_left_go(self) -> None:
+        left, self._left = self._left, []
+        if self.held.over:
+            return
+        if len(left) == len(self.content.subtasks) and not self.orphaned:
+            self._guests.hand_back(self.held)
+            self._guests.held.discard(self.held)
+        else:
+            self._telling += 1
+            self._guests.do(self._tell_dropped(left))
+
+    async def _tell_dropped(self, left: list[wire.Subtask]) -> None:
+        """They are not run here. A parent's node that is there has them run by somebody else.
+
+        Nobody else can: those of one lane are not run in two places at once.
+        """
+        ids = [subtask.id for subtask in left]
+        content = wire.Dropped(self._post.me, ids, handed_back=not self.orphaned)
+        about = self.held.message.properties.correlation_id
+        letter = wire.letter(wire.DROPPED, content, message_id=new_id(), correlation_id=about)
+        await self._tell_parent(letter)
+        self._telling -= 1
+        self._settle()
 
     def _gone(self, task_id: str) -> None:
         self._waiting.pop(task_id, None)
@@ -176,7 +203,6 @@ class GuestParcel:
         if watch is not None:
             watch.add_to(item)
         self._ready.append((item, told))
-        self.settled += 1
         self._gone(subtask.id)
         if not self._waiting:
             self._flush_now()
@@ -233,36 +259,7 @@ class GuestParcel:
 
     def _settle(self) -> None:
         """Once nothing of the message is left here, the broker may forget it."""
-        if self._waiting or self._ready or self.held.over:
-            return
-        if not self._left:
-            self._guests.let_go(self.held)
-        elif self.orphaned:
-            left, self._left = self._left, []
-            self._guests.do(self._tell_dropped(left))
-        elif len(self._left) == len(self.content.subtasks):
-            self._guests.hand_back(self.held)
-            self._guests.held.discard(self.held)
-        else:
-            left, self._left = self._left, []
-            self._guests.do(self._pass_on(left))
-
-    async def _tell_dropped(self, left: list[wire.Subtask]) -> None:
-        """They are not run here. A parent's node that is there nevertheless sends them again."""
-        content = wire.Dropped(self._post.me, [subtask.id for subtask in left])
-        about = self.held.message.properties.correlation_id
-        letter = wire.letter(wire.DROPPED, content, message_id=new_id(), correlation_id=about)
-        await self._tell_parent(letter)
-        self._guests.let_go(self.held)
-
-    async def _pass_on(self, left: list[wire.Subtask]) -> None:
-        """Some have ended, some are for another node: these in a message of their own."""
-        try:
-            await self._post.send(self._letter(left), self.held.message.queue)
-        except (BrokerGone, Nacked, Unroutable):
-            self._guests.hand_back(self.held)
-            self._guests.held.discard(self.held)
-        else:
+        if not (self._waiting or self._ready or self._left or self._telling or self.held.over):
             self._guests.let_go(self.held)
 
 

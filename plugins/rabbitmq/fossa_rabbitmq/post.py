@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -62,13 +63,19 @@ class Post:
         self._window = asyncio.Semaphore(WINDOW)
         #: Whether the others were last told that a slot is free here.
         self._told_idle = False
+        #: When this node told that last, by the monotonic clock.
+        self._idle_at = -math.inf
         #: Tells them that one is, soon.
         self._telling: asyncio.TimerHandle | None = None
         self._confirmed: Channel | None = None
         self._plain: Channel | None = None
         name, logger = node.name, node.logger
-        self.taking = Link(options, f"{name}: consume", logger, self._set_up_taking, self._lost)
-        self.giving = Link(options, f"{name}: publish", logger, self._set_up_giving)
+        # What could not be sent while there was no connection can be once there is one.
+        look = node.look_again
+        self.taking = Link(
+            options, f"{name}: consume", logger, self._set_up_taking, self._lost, look
+        )
+        self.giving = Link(options, f"{name}: publish", logger, self._set_up_giving, on_up=look)
         self.on(wire.PRESENCE, self._hear)
         self.on(wire.GOODBYE, self._goodbye)
 
@@ -151,6 +158,7 @@ class Post:
         self._plain = await connection.channel()
         for channel in (self._confirmed, self._plain):
             self.guard(channel, self.giving)
+        connection.on_blocked = lambda why: self.node.look_again()
 
     async def _set_up_taking(self, connection: Connection) -> None:
         lost = await self.depth(connection, self.topology.subtasks(1)) is None
@@ -276,12 +284,25 @@ class Post:
         known = {name: value for name, value in mine.items() if name not in ("last_seen", "this")}
         content = known | {"takes": self.takes, "hello": hello}
         self._told_idle = _idle(mine)
+        if self._told_idle:
+            self._idle_at = time.monotonic()
         self.tell(wire.letter(wire.PRESENCE, content, persistent=False))
 
     def tell_of_idleness(self) -> None:
         """The source has a slot and no task: others may hold some for want of one here."""
         if self._telling is None and not self._told_idle:
             self._telling = asyncio.get_running_loop().call_later(IDLE_FOR, self._tell_of_idleness)
+
+    def several_together(self) -> None:
+        """Subtasks are on their way that may wait for each other: idleness is told of once more."""
+        self._told_idle = False
+        if self.takes:
+            self.tell_of_idleness()
+
+    @property
+    def idle_at(self) -> float:
+        """When a node, this one or another, last said that it has a slot free; monotonic."""
+        return max(self._idle_at, self.fleet.idle_at)
 
     def _tell_of_idleness(self) -> None:
         self._telling = None

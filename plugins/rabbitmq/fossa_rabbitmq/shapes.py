@@ -115,10 +115,12 @@ class Events(Struct):
 
 
 class Dropped(Struct):
-    """A node took the one of these subtasks' parent for gone, and let go of them."""
+    """A node let go of these subtasks."""
 
     node: NodeName
     ids: Annotated[list[Id], Meta(max_length=MAX_ITEMS)]
+    #: Another node should have them; else it took their parent's for gone.
+    handed_back: bool = False
 
 
 class Versions(Struct):

@@ -49,6 +49,29 @@ class Naps(ayeaye.PartitionedModel):
         return number
 
 
+class Gates(Naps):
+    """One of them runs until it is let: what has its number."""
+
+    def __init__(self, count=10, seconds=0.02, number=0, gate=""):
+        super().__init__(count, seconds)
+        self.number = number
+        self.gate = gate
+
+    def partition_slice(self, _count):
+        return [
+            ("nap", {"number": i, "seconds": self.seconds, "gate": self._gate_of(i)})
+            for i in range(self.count)
+        ]
+
+    def _gate_of(self, number):
+        return self.gate if number == self.number else ""
+
+    def nap(self, number, seconds, gate):
+        while gate and not Path(gate).exists():
+            time.sleep(0.01)
+        return super().nap(number, seconds)
+
+
 class Crowd(ayeaye.PartitionedModel):
     """Each subtask tells how many of them ran at once, whatever the nodes."""
 
@@ -128,4 +151,4 @@ class OnlyThere(ayeaye.Model):
         return value
 
 
-ALL = [*models.ALL, Sends, Naps, Crowd, Talks, Burns]
+ALL = [*models.ALL, Sends, Naps, Gates, Crowd, Talks, Burns]

@@ -274,10 +274,30 @@ async def test_a_parent_that_nobody_hears_for_a_while(
     proxy.cut()
     await until(lambda: not b.governor.running())
     proxy.refuse(False)
-    await until(lambda: {r.task.id for r in b.governor.running()} == guests)
+    await until(lambda: len(b.governor.running()) == 2)
     book.open()
     await check(handle, book, 30)
     assert len(book.repeated) == len(guests) == 2
+
+
+async def test_what_was_made_while_the_broker_was_away_is_sent_once_it_is_back(
+    nodes, book, broker, proxy, fresh_prefix, monkeypatch
+):
+    """Also where nothing else happens on its node, whose slots are taken for long."""
+    monkeypatch.setattr("fossa_rabbitmq.post.PRESENCE_INTERVAL", 0.2)
+    a, b = await nodes.pair(proxy.url, fresh_prefix, broker.url)
+    # Nothing that is heard of the other is news.
+    await until(lambda: all(node["state"] == "running" for node in a.governor.fleet()))
+    proxy.refuse()
+    proxy.cut()
+    await until(lambda: post_of(a).trouble)
+    handle = await a.submit(**work(book, 6, gate=list(range(6))))
+    await until(lambda: len(book.numbers("begin")) == 2)
+    proxy.refuse(False)
+    await until(lambda: len(b.governor.running()) == 2)
+    book.open()
+    await check(handle, book, 6)
+    assert not book.repeated
 
 
 async def test_a_node_that_stops_while_the_broker_is_away(nodes, book, proxy, fresh_prefix):

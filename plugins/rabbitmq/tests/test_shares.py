@@ -1,0 +1,193 @@
+"""Subtasks that travel together: how many, in whose lane, and what becomes of those that wait."""
+
+import asyncio
+
+import pytest
+from node_support import PATIENCE, Far, eventually, page
+
+from fossa_rabbitmq.outbox import Outbox
+
+#: Seconds in which what waits on a busy node begins on a free one, on a busy computer of two
+#: processors at the worst: 0.1 is promised.
+WORST = 1.0
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many subtasks each message had, in the order in which they were sent."""
+    sizes = []
+    send_off = Outbox._send_off
+
+    def counted(self, sents):
+        sizes.append(len(sents))
+        send_off(self, sents)
+
+    monkeypatch.setattr(Outbox, "_send_off", counted)
+    return sizes
+
+
+async def parent(start_node, **settings):
+    """A node that has all its subtasks run by others, and takes none of them."""
+    return await start_node("a", SOURCES=[], PLUGINS=[Far()], **settings)
+
+
+async def naps(node, **kwargs):
+    handle = await node.submit("Naps", model_construction_kwargs=kwargs)
+    assert (await handle.outcome(PATIENCE)).complete
+    return handle
+
+
+async def gated(node, gate, count=40):
+    """Naps whose durations are known, with a long one among them."""
+    kwargs = {"count": 10, "seconds": 0.02, "number": -1}
+    first = await node.submit("Gates", model_construction_kwargs=kwargs)
+    assert (await first.outcome(PATIENCE)).complete
+    kwargs = {"count": count, "seconds": 0.02, "number": 8, "gate": str(gate)}
+    return await node.submit("Gates", model_construction_kwargs=kwargs)
+
+
+def behind(node):
+    """What waits on a node for one that came in the same lane."""
+    lanes = node.governor._slots._far_lanes._lanes.values()
+    return [live.task.id for lane in lanes for live in lane.waiting]
+
+
+async def held_up(gate, *nodes):
+    """The node on which the long one runs, and what waits there behind it."""
+
+    def found():
+        for node in nodes:
+            long = [r for r in node.governor.running() if str(gate) in r.task.arguments.decode()]
+            if long and behind(node):
+                return node, set(behind(node))
+        return None
+
+    return await eventually(found)
+
+
+async def ended(handle):
+    return [r for r in await handle.subtasks(limit=1000) if r.outcome is not None]
+
+
+async def until_ended(handle, count):
+    async with asyncio.timeout(PATIENCE):
+        while len(await ended(handle)) < count:
+            await asyncio.sleep(0.02)
+
+
+async def test_where_there_is_plenty_several_travel_together_and_the_last_ones_alone(
+    start_node, sizes
+):
+    await start_node("b", alone=True)
+    a = await parent(start_node)
+    await naps(a, count=5, seconds=0.05)
+    assert set(sizes) == {1}  # nobody knew yet how long they take
+    sizes.clear()
+    handle = await naps(a, count=100, seconds=0.05)
+    assert sum(sizes) == 100
+    assert 4 < max(sizes) <= 10  # half a second of them
+    assert sizes[-2:] == [1, 1]
+    assert len(sizes) < 40
+    assert {r.attempts for r in await handle.subtasks(limit=1000)} == {1}
+
+
+async def test_what_its_own_node_takes_is_not_taken_for_long(start_node, sizes):
+    a, b = await start_node("a", PLUGINS=[Far()]), await start_node("b")
+    await naps(a, count=5, seconds=0.05)
+    sizes.clear()
+    await naps(a, count=100, seconds=0.05)
+    assert len(await page(b)) > 20
+    assert max(sizes[:3]) > 1
+    assert sum(size > 2 for size in sizes) > 8
+
+
+async def test_long_ones_travel_alone(start_node, sizes):
+    await start_node("b", alone=True, SLOTS=4)
+    a = await parent(start_node)
+    await naps(a, count=12, seconds=0.51)
+    assert sizes == [1] * 12
+
+
+async def test_what_came_in_one_lane_runs_one_after_another(start_node, sizes, tmp_path):
+    """A model that asks for one at a time gets that, on a node with slots for more."""
+    b = await start_node("b", alone=True, SLOTS=3)
+    a = await parent(start_node)
+    kwargs = {"directory": str(tmp_path), "at_most": 1, "count": 30}
+    handle = await a.submit("Crowd", model_construction_kwargs=kwargs)
+    assert (await handle.outcome(PATIENCE)).complete
+    assert max(sizes) > 3
+    assert len(await page(b)) == 30
+    assert {r.outcome.result for r in await handle.subtasks(limit=100)} == {1}
+    assert not behind(b)
+
+
+async def test_what_waits_behind_a_long_one_begins_on_the_node_that_becomes_free(
+    start_node, tmp_path, record_property
+):
+    """Both had work when they were last heard of: which of them is free says so at once."""
+    nodes = [await start_node(name, alone=True) for name in "bc"]
+    a = await parent(start_node)
+    gate = tmp_path / "gate"
+    handle = await gated(a, gate)
+    busy, waiting = await held_up(gate, *nodes)
+    await until_ended(handle, 39)
+    records = {r.task.id: r for r in await handle.subtasks(limit=1000)}
+    other = next(n.governor.status()["name"] for n in nodes if n is not busy)
+    assert {records[task_id].outcome.node for task_id in waiting} == {other}
+    assert {r.attempts for r in records.values()} == {1}
+    free = max(r.outcome.finished for i, r in records.items() if r.outcome and i not in waiting)
+    waited = min(records[task_id].outcome.started for task_id in waiting) - free
+    record_property("handed on", f"{waited * 1000:.0f} ms")
+    print(f"handed on after {waited * 1000:.0f} ms")
+    assert waited < WORST
+    gate.touch()
+    assert (await handle.outcome(PATIENCE)).complete
+    assert not behind(busy)
+
+
+async def test_what_waits_behind_a_long_one_begins_in_another_slot_of_its_node(
+    start_node, tmp_path
+):
+    """There is nobody else: its node is the one that has a slot free."""
+    b = await start_node("b", alone=True, SLOTS=3)
+    a = await parent(start_node)
+    gate = tmp_path / "gate"
+    handle = await gated(a, gate)
+    await held_up(gate, b)
+    await until_ended(handle, 39)
+    gate.touch()
+    assert (await handle.outcome(PATIENCE)).complete
+    assert not behind(b)
+
+
+async def test_what_waits_behind_a_long_one_is_run_elsewhere_when_its_node_stops(
+    start_node, tmp_path
+):
+    b = await start_node("b", alone=True)
+    a = await parent(start_node)
+    gate = tmp_path / "gate"
+    handle = await gated(a, gate)
+    _, waiting = await held_up(gate, b)
+    c = await start_node("c")
+    stopping = asyncio.create_task(b.stop(timeout=PATIENCE))
+    await until_ended(handle, 39)
+    assert waiting <= {r.task.id for r in await page(c)}
+    gate.touch()
+    assert (await handle.outcome(PATIENCE)).complete
+    await stopping
+    assert {r.attempts for r in await handle.subtasks(limit=1000)} == {1}
+
+
+async def test_what_waits_behind_a_long_one_is_cancelled_with_its_parent(start_node, tmp_path):
+    b = await start_node("b", alone=True)
+    a = await parent(start_node)
+    gate = tmp_path / "gate"
+    handle = await gated(a, gate)
+    await held_up(gate, b)
+    await handle.cancel()
+    await eventually(lambda: not b.governor._live)
+    assert not b.governor._slots._far_lanes._lanes
+    await until_ended(handle, 40)
+    records = await handle.subtasks(limit=1000)
+    assert {str(r.status) for r in records if not r.outcome.complete} == {"cancelled"}
+    await naps(a, count=5)  # its slots are there for others
