@@ -114,7 +114,7 @@ class Events(Struct):
     events: Annotated[list[Event], _MANY]
 
 
-class Dropped(Struct):
+class Dropped(Struct, omit_defaults=True):
     """A node let go of these subtasks."""
 
     node: NodeName
