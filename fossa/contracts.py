@@ -191,6 +191,16 @@ class Node(ABC):
         """
 
     @abstractmethod
+    def admit_now(
+        self, delivery: "Delivery", reservation: Reservation | None = None
+    ) -> "Task | None":
+        """The same for what its source redelivers and is surely new here; None: use `admit`.
+
+        It waits for nothing, so that a source which takes thousands in a second needs no task of
+        asyncio's for each. Raises what `admit` does.
+        """
+
+    @abstractmethod
     async def reserve(self) -> Reservation:
         """Returns once a slot is free, and keeps it until used or released."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -16,18 +16,16 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._waiting: dict[asyncio.Task[object], float] = {}
+        self._waiting: dict[asyncio.Future[Any], float] = {}
         self._overdue: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     async def keep(self, work: Awaitable[T]) -> T:
         """Await it, in a task that awaits nothing else here. Raises TimeoutError."""
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        task = asyncio.current_task()
         assert task is not None
         before = task.cancelling()
-        self._waiting[task] = loop.time() + self._seconds
-        if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._look)
+        self._watch(task)
         try:
             return await work
         except asyncio.CancelledError:
@@ -36,6 +34,20 @@ class Deadline:
             raise
         finally:
             self._release(task)
+
+    async def wait(self, future: "asyncio.Future[T]") -> T:
+        """Await a future that nobody else awaits: where it is late, it fails with TimeoutError."""
+        self._watch(future)
+        try:
+            return await future
+        finally:
+            self._waiting.pop(future, None)
+
+    def _watch(self, future: "asyncio.Future[Any]") -> None:
+        loop = asyncio.get_running_loop()
+        self._waiting[future] = loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._look)
 
     def _release(self, task: asyncio.Task[object]) -> bool:
         """Watch it no more. Whether it was cancelled here, which counts no more either."""
@@ -49,10 +61,13 @@ class Deadline:
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
-        for task, due in list(self._waiting.items()):
+        for waiting, due in list(self._waiting.items()):
             if due > loop.time():
                 self._timer = loop.call_at(due, self._look)
                 return
-            del self._waiting[task]
-            self._overdue.add(task)
-            task.cancel()
+            del self._waiting[waiting]
+            if isinstance(waiting, asyncio.Task):
+                self._overdue.add(waiting)
+                waiting.cancel()
+            elif not waiting.done():
+                waiting.set_exception(TimeoutError())

@@ -111,14 +111,25 @@ class Governor(Node):
         finally:
             OWNER.reset(caller)
 
+    def admit_now(self, delivery: Delivery, reservation: Reservation | None = None) -> Task | None:
+        caller = OWNER.set(None)
+        try:
+            self._check_open()
+            task = self._admission.task(delivery)
+            key = _key_of(task, delivery)
+            if not delivery.redelivers or not (key is None or self._is_new(key, delivery)):
+                return None
+            self._take_in(task, delivery, reservation)
+            return task
+        finally:
+            OWNER.reset(caller)
+
     async def _look_at(
         self, delivery: Delivery, reservation: Reservation | None
     ) -> tuple[Task, bool]:
         self._check_open()
         task = self._admission.task(delivery)
-        key = task.idempotency_key
-        if key is None and delivery.origin is not None:
-            key = task.id
+        key = _key_of(task, delivery)
         if key is None or self._is_new(key, delivery):
             return await self._admit(task, delivery, reservation), True
         return await self._admit_once(key, task, delivery, reservation)
@@ -132,6 +143,16 @@ class Governor(Node):
         return key not in self._live and not delivery.again
 
     async def _admit(self, task: Task, delivery: Delivery, reservation: Reservation | None) -> Task:
+        live = self._take_in(task, delivery, reservation)
+        if not delivery.redelivers:
+            # Whoever submitted may go away now: what is on its way into the ledger gets there.
+            self._arriving.add(live)
+            self._ledger.committed().add_done_callback(lambda commit: self._durable(live, commit))
+            await self._ledger.committed()
+        return task
+
+    def _take_in(self, task: Task, delivery: Delivery, reservation: Reservation | None) -> LiveTask:
+        """A new task: on its way into the ledger, and queued if it is delivered again otherwise."""
         if delivery.last:
             raise DeliveredTooOften(delivery.last)
         if reservation is None:
@@ -144,14 +165,8 @@ class Governor(Node):
         self._live[task.id] = live
         self._ledger.insert(task, live.row)
         if delivery.redelivers:
-            # It begins on its way into the ledger: if it gets lost there, it is delivered again.
             self._arrived(live)
-            return task
-        # Whoever submitted may go away now: what is on its way into the ledger gets there.
-        self._arriving.add(live)
-        self._ledger.committed().add_done_callback(lambda commit: self._durable(live, commit))
-        await self._ledger.committed()
-        return task
+        return live
 
     async def _admit_once(
         self, key: str, task: Task, delivery: Delivery, reservation: Reservation | None
@@ -716,6 +731,13 @@ class Governor(Node):
         self._chores.discard(chore)
         if not chore.cancelled() and (error := chore.exception()):
             self.logger.error("the node failed at a chore", exc_info=error)
+
+
+def _key_of(task: Task, delivery: Delivery) -> str | None:
+    """What a task is known by, should it come again; None: it will not."""
+    if task.idempotency_key is None and delivery.origin is not None:
+        return task.id
+    return task.idempotency_key
 
 
 def _outcome(executor: Executor, returned: Any) -> Outcome:

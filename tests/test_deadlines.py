@@ -86,3 +86,40 @@ async def test_work_that_answers_its_cancelling_otherwise_leaves_no_trace():
         await Deadline(0.1).keep(shrugs())
         assert asyncio.current_task().cancelling() == 0
         await asyncio.sleep(0.01)
+
+
+async def test_futures_that_are_late_fail_in_their_order():
+    deadline, loop = Deadline(0.1), asyncio.get_running_loop()
+    late, done, failed = (loop.create_future() for _ in range(3))
+    loop.call_later(0.02, done.set_result, "result")
+    loop.call_later(0.02, failed.set_exception, ValueError("oh"))
+
+    async def later():
+        await asyncio.sleep(0.06)
+        began = loop.time()
+        with pytest.raises(TimeoutError):
+            await deadline.wait(loop.create_future())
+        return loop.time() - began
+
+    async with asyncio.timeout(5):
+        second = asyncio.create_task(later())
+        assert await deadline.wait(done) == "result"
+        with pytest.raises(ValueError, match="oh"):
+            await deadline.wait(failed)
+        with pytest.raises(TimeoutError):
+            await deadline.wait(late)
+        assert isinstance(late.exception(), TimeoutError)
+        assert 0.09 < await second < 2
+    assert not deadline._waiting
+
+
+async def test_a_future_whose_awaiter_is_cancelled_is_watched_no_more():
+    deadline = Deadline(0.05)
+    future = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(deadline.wait(future))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert future.cancelled()
+    assert not deadline._waiting

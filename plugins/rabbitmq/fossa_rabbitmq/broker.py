@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Collection
+from typing import Any
 from weakref import WeakValueDictionary
 
 import attrs
@@ -37,8 +37,6 @@ from fossa_rabbitmq.connection import (
 from fossa_rabbitmq.letters import MAX_NAME, id_of, letter_of, revived
 from fossa_rabbitmq.options import Options, options
 from fossa_rabbitmq.topology import Topology
-
-T = TypeVar("T")
 
 #: What is not part of a task's document: the id of the message is the key.
 _NOT_SENT = ("idempotency_key", "retry_of")
@@ -83,39 +81,47 @@ class RabbitBroker(Broker):
     async def submit(
         self, request: Request, *, reply: bool = True, timeout: float = SUBMIT
     ) -> Submitted:
-        try:
-            return await self._within(timeout, self._submit(request, reply))
-        except TimeoutError:
-            raise BrokerError(self._unconfirmed(timeout)) from None
-
-    async def _submit(self, request: Request, reply: bool) -> Submitted:
         message_id = _id(request)
         queue = self._names.tasks(_number(request.priority))
-        replies = (self._replies or await self._open_replies()) if reply else None
-        if replies is not None:
-            replies.expect(message_id)
-        letter = wire.letter(
-            wire.TASK,
-            _body(request, reply),
-            message_id=message_id,
-            correlation_id=message_id,
-            reply_to=replies.queue if replies is not None else None,
-        )
-        await self._publish(queue, letter.body, letter.properties)
+        try:
+            replies = self._replies if reply else None
+            if reply and replies is None:
+                replies = await self._within(timeout).keep(self._open_replies())
+            if replies is not None:
+                replies.expect(message_id)
+            letter = wire.letter(
+                wire.TASK,
+                _body(request, reply),
+                message_id=message_id,
+                correlation_id=message_id,
+                reply_to=replies.queue if replies is not None else None,
+            )
+            confirmed = self._publish(queue, letter.body, letter.properties)
+            await self._within(timeout).wait(confirmed)
+        except TimeoutError:
+            raise BrokerError(self._unconfirmed(timeout)) from None
+        except (Unroutable, Nacked, ChannelClosed) as error:
+            raise self._not_stored(queue, error) from None
         return Submitted(id=message_id, queue=queue)
 
     async def outcome(self, submitted: Submitted, timeout: float | None = None) -> Reply:
         if self._replies is None:
             raise BrokerError(f"no reply was asked for to {submitted.id}: submit with reply=True")
-        reply = self._replies.reply_to(submitted.id)
-        return await reply if timeout is None else await self._within(timeout, reply)
+        replies, awaited = self._replies, self._replies.awaited(submitted.id)
+        if awaited.found is None:
+            waiter = awaited.waiter()
+            try:
+                await (waiter if timeout is None else self._within(timeout).wait(waiter))
+            finally:
+                awaited.waiters.remove(waiter)
+        return replies.give_out(submitted.id, awaited)
 
-    def _within(self, seconds: float, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        """The same for so long. Thousands of tasks at once share a timer."""
+    def _within(self, seconds: float) -> Deadline:
+        """For what may take so long. Thousands of tasks at once share a timer."""
         deadline = self._deadlines.get(seconds)
         if deadline is None:
             deadline = self._deadlines[seconds] = Deadline(seconds)
-        return deadline.keep(work)
+        return deadline
 
     async def _open_replies(self) -> "_Replies":
         async with self._opening:
@@ -126,24 +132,24 @@ class RabbitBroker(Broker):
                 self._replies = replies
             return self._replies
 
-    async def _publish(self, queue: str, body: bytes, properties: Any) -> None:
-        """Returns once a queue has it safe."""
+    def _publish(self, queue: str, body: bytes, properties: Any) -> "asyncio.Future[None]":
+        """Done once a queue has it safe."""
         if self._out is None:
             raise BrokerError("not connected: use the broker as `async with`")
-        try:
-            await self._out.publish("", queue, body, properties)
-        except Unroutable:
-            raise BrokerError(
+        return self._out.publish("", queue, body, properties)
+
+    def _not_stored(self, queue: str, error: Unroutable | Nacked | ChannelClosed) -> BrokerError:
+        if isinstance(error, Unroutable):
+            return BrokerError(
                 f"no node has ever declared the queue {queue} on {self._options.safe_url}: start "
                 "one there, or see its prefix (--via-option prefix=…)"
-            ) from None
-        except Nacked:
-            raise BrokerError(
+            )
+        if isinstance(error, Nacked):
+            return BrokerError(
                 f"the queue {queue} on {self._options.safe_url} did not take the message: it is "
                 "full, or the broker cannot write"
-            ) from None
-        except ChannelClosed as error:
-            raise BrokerError(f"{error}; nobody knows whether {queue} has the message") from None
+            )
+        return BrokerError(f"{error}; nobody knows whether {queue} has the message")
 
     def _unconfirmed(self, timeout: float) -> str:
         text = f"{self._options.safe_url} did not confirm the task within {timeout:g} s"
@@ -220,10 +226,12 @@ class RabbitBroker(Broker):
         if not back.queue:
             raise BrokerError("it does not say which queue it came from")
         try:
-            async with asyncio.timeout(self._options.publish_timeout):
-                await self._publish(back.queue, message.body, back.properties)
+            confirmed = self._publish(back.queue, message.body, back.properties)
+            await self._within(self._options.publish_timeout).wait(confirmed)
         except TimeoutError:
             raise BrokerGone(self._unconfirmed(self._options.publish_timeout)) from None
+        except (Unroutable, Nacked, ChannelClosed) as error:
+            raise self._not_stored(back.queue, error) from None
 
     def _complain(self, done: int, ids: Collection[str] | None, seen: set[str]) -> None:
         """Say what was not there, now that everything else is done."""
@@ -264,14 +272,10 @@ class _Awaited:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    async def wait(self) -> None:
-        if self.found is None:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                self.waiters.remove(waiter)
+    def waiter(self) -> "asyncio.Future[None]":
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiters.append(waiter)
+        return waiter
 
 
 class _Replies:
@@ -303,12 +307,14 @@ class _Replies:
             if self._channel.closed.done():
                 self._fail(message_id, awaited)
 
-    async def reply_to(self, message_id: str) -> Reply:
-        """Raises BrokerError where it cannot come any more."""
+    def awaited(self, message_id: str) -> _Awaited:
         awaited = self._awaited.get(message_id)
         if awaited is None:
             raise BrokerError(f"no reply to {message_id} is awaited: it is given out once")
-        await awaited.wait()
+        return awaited
+
+    def give_out(self, message_id: str, awaited: _Awaited) -> Reply:
+        """Raises BrokerError where it cannot come any more."""
         self._awaited.pop(message_id, None)
         assert awaited.found is not None
         if isinstance(awaited.found, BrokerError):

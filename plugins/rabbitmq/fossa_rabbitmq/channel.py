@@ -288,7 +288,7 @@ class Channel:
         self._asked.add(answer)
         try:
             self._send(send, done)
-            return await self._answering.keep(answer)
+            return await self._answering.wait(answer)
         except TimeoutError:
             why = f"the broker did not {what} within {self._deadline:g} s"
             self.connection.drop(why)

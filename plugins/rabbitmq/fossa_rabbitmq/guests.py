@@ -17,6 +17,7 @@ from fossa import (
     QueueFull,
     Request,
     Reservation,
+    Task,
     TaskRefused,
     TooLate,
     UnknownTask,
@@ -45,6 +46,7 @@ REMEMBERED = 10_000
 ORPHAN_AFTER = 30.0
 
 Settling = Coroutine[Any, Any, None]
+Settle = Callable[[Outcome], Settling]
 
 
 class Guests:
@@ -62,7 +64,7 @@ class Guests:
         self.held: set[Held] = set()
         self.parcels: dict[str, GuestParcel] = {}
         #: By id of a whole task: the messages that ask for it, and what settles each.
-        self._twins: dict[str, dict[Held, Callable[[Outcome], Settling]]] = {}
+        self._twins: dict[str, dict[Held, Settle]] = {}
         self._cancelled: dict[str, None] = {}
         #: The queue to which the last reply could not be sent.
         self._unheard = ""
@@ -80,7 +82,24 @@ class Guests:
     def take(self, held: Held, reservation: Reservation | None) -> None:
         """Do with a message what it asks for."""
         self.held.add(held)
-        self.do(self._take(held, reservation))
+        if not self._take_now(held, reservation):
+            self.do(self._take(held, reservation))
+
+    def _take_now(self, held: Held, reservation: Reservation | None) -> bool:
+        """Do so without waiting, where that is possible: with a new whole task, as a rule."""
+        if held.message.properties.type == wire.SUBTASKS:
+            return False
+        try:
+            delivery, settle = self._read_task(held)
+            task = self.node.admit_now(delivery, reservation)
+        except Exception:  # whatever it is: `_take` comes to it again, and deals with it
+            return False
+        if task is None:
+            return False
+        self._admitted(held, task, settle)
+        if reservation is not None:
+            reservation.release()
+        return True
 
     def do(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Work that is awaited before the connections are closed."""
@@ -159,6 +178,10 @@ class Guests:
     # whole tasks
 
     async def _take_task(self, held: Held, reservation: Reservation | None) -> None:
+        delivery, settle = self._read_task(held)
+        await self._admit(held, delivery, reservation, settle)
+
+    def _read_task(self, held: Held) -> tuple[Delivery, Settle]:
         message = held.message
         kind = message.properties.type
         if kind not in (None, "", wire.TASK):
@@ -169,18 +192,10 @@ class Guests:
         def settle(outcome: Outcome) -> Settling:
             return self._settle_task(held, outcome, wants_reply)
 
-        await self._admit(held, request, reservation, settle, TaskWatch(held))
+        return self._delivery(held, request, settle, TaskWatch(held)), settle
 
-    async def _admit(
-        self,
-        held: Held,
-        request: Request,
-        reservation: Reservation | None,
-        settle: Callable[[Outcome], Settling],
-        watch: Watch,
-    ) -> None:
-        """Have the node run the one task of a message, and then settle that."""
-        held.task_ids = []
+    def _delivery(self, held: Held, request: Request, settle: Settle, watch: Watch) -> Delivery:
+        """The one task of a message, which is settled so once that has ended."""
 
         async def ack(outcome: Outcome) -> None:
             await self._acknowledge(held, settle, outcome)
@@ -193,7 +208,7 @@ class Guests:
             await asyncio.shield(self.do(self._bury(held.message, "sink_refused", why)))
             await ack(outcome)
 
-        delivery = Delivery(
+        return Delivery(
             request=request,
             source=self.source,
             redelivers=True,
@@ -204,24 +219,31 @@ class Guests:
             give_back=give_back,
             reject=reject,
         )
+
+    async def _admit(
+        self, held: Held, delivery: Delivery, reservation: Reservation | None, settle: Settle
+    ) -> None:
+        """Have the node run the one task of a message, and then settle that."""
+        held.task_ids = []
         try:
             task, _ = await self.node.admit(delivery, reservation)
         except (NodeStopping, NodeStopped, QueueFull):
             raise
         except NotAccepted as error:
-            await self._not_accepted(held, request.model, str(error))
+            await self._not_accepted(held, delivery.request.model, str(error))
         except DeliveredTooOften as error:
             await self.bury(held, "delivery_limit", str(error))
         except TaskRefused as error:
             await self.bury(held, "refused", str(error))
         else:
-            held.task_ids = [task.id]
-            if not held.over:
-                self._twins.setdefault(task.id, {})[held] = settle
+            self._admitted(held, task, settle)
 
-    async def _acknowledge(
-        self, held: Held, settle: Callable[[Outcome], Settling], outcome: Outcome
-    ) -> None:
+    def _admitted(self, held: Held, task: Task, settle: Settle) -> None:
+        held.task_ids = [task.id]
+        if not held.over:
+            self._twins.setdefault(task.id, {})[held] = settle
+
+    async def _acknowledge(self, held: Held, settle: Settle, outcome: Outcome) -> None:
         """Settle a message, and every other one of the same task."""
         twins = self._twins.pop(held.task_ids[0], {}) if held.task_ids else {}
         twins.pop(held, None)

@@ -28,6 +28,9 @@ class LegacyGuests(Guests):
         super().__init__(post, source)
         self._repeats = Repeats()
 
+    def _take_now(self, held: Held, reservation: Reservation | None) -> bool:
+        return False
+
     async def _read(self, held: Held, reservation: Reservation | None) -> None:
         message = held.message
         asked = decode_task(message.body, message.properties, self._limit)
@@ -61,7 +64,8 @@ class LegacyGuests(Guests):
         def settle(outcome: Outcome) -> Settling:
             return self._settle(held, asked, watch, outcome)
 
-        await self._admit(held, request, reservation, settle, watch)
+        delivery = self._delivery(held, request, settle, watch)
+        await self._admit(held, delivery, reservation, settle)
         if task_id is not None and self.was_cancelled(task_id):
             for here in held.task_ids:
                 await self._cancel_here(here, "its parent was cancelled")

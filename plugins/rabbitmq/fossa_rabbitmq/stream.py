@@ -5,14 +5,16 @@ the frames of one turn of the loop leave in one write: pika's would take a syste
 """
 
 import asyncio
+import struct
 from collections.abc import Callable
 from typing import Any, cast
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel as PikaChannel
-from pika.frame import Method
-from pika.spec import Basic, Queue
+from pika.compat import as_bytes
+from pika.frame import Body, Header, Method
+from pika.spec import FRAME_END, Basic, Queue
 
 from fossa_rabbitmq.properties import frame_of
 
@@ -22,6 +24,12 @@ _PIECE = 16 * 1024
 _BATCH = 64 * 1024
 #: What the first byte of a broker's greeting is: a method frame.
 _METHOD_FRAME = 1
+#: An acknowledgement: type of frame, channel, bytes of what follows but the end, method, tag,
+#: whether it is for all before too, end.
+_ACK = struct.Struct(">BHIIQBB")
+_ACK_SIZE = 13
+#: Of how many exchanges and routing keys a channel keeps the frame that publishes there.
+_ADDRESSES = 64
 
 
 class StreamLost(Exception):
@@ -43,7 +51,8 @@ class Garbled(Exception):
 class WireChannel(PikaChannel):
     """pika's channel, where a cancelled consumer still gets what was on its way.
 
-    pika would reject such messages, which counts as a delivery on a quorum queue.
+    pika would reject such messages, which counts as a delivery on a quorum queue. And the first
+    frame of what is published is made once for each address: it says only that.
     """
 
     on_got: Callable[[Any, Any, bytes], None] | None = None
@@ -52,6 +61,44 @@ class WireChannel(PikaChannel):
     _rpc: Callable[..., None]
     _raise_if_not_open: Callable[[], None]
     _send_method: Callable[[Any], None]
+    connection: Any
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._publishing: dict[tuple[str, str, bool], bytes] = {}
+
+    def basic_publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes | str,
+        properties: pika.BasicProperties | None = None,
+        mandatory: bool = False,
+    ) -> None:
+        """As pika's, in one piece."""
+        self._raise_if_not_open()
+        wire, number, body = self.connection, self.channel_number, as_bytes(body)
+        if properties is None or not 0 < len(body) <= wire._body_max_length:
+            super().basic_publish(exchange, routing_key, body, properties, mandatory)
+            return
+        address = (exchange, routing_key, mandatory)
+        method = self._publishing.get(address)
+        if method is None:
+            method = Method(number, Basic.Publish(0, exchange, routing_key, mandatory)).marshal()
+            while len(self._publishing) >= _ADDRESSES:
+                del self._publishing[next(iter(self._publishing))]
+            self._publishing[address] = method
+        header = Header(number, len(body), properties).marshal()
+        wire._output_marshaled_frames([b"".join((method, header, Body(number, body).marshal()))])
+
+    def basic_ack(self, delivery_tag: int = 0, multiple: bool = False) -> None:
+        """As pika's, without an object for it."""
+        self._raise_if_not_open()
+        frame = _ACK.pack(
+            _METHOD_FRAME, self.channel_number, _ACK_SIZE, Basic.Ack.INDEX, delivery_tag, multiple,
+            FRAME_END,
+        )  # fmt: skip
+        self.connection._output_marshaled_frames([frame])
 
     def cancel_consumer(self, tag: str, done: Callable[[Any], None]) -> None:
         """Send basic.cancel; deliveries go on reaching the consumer until its answer."""

@@ -337,10 +337,14 @@ async def test_what_a_node_itself_fails_at_neither_stays_nor_comes_back(
 ):
     node = await start_node("a")
 
-    async def admit(delivery, reservation=None):
+    def admit_now(delivery, reservation=None):
         raise ZeroDivisionError("a bug")
 
+    async def admit(delivery, reservation=None):
+        admit_now(delivery)
+
     with monkeypatch.context() as bug:
+        bug.setattr(node.governor, "admit_now", admit_now)
         bug.setattr(node.governor, "admit", admit)
         await client.send(ECHO)
         headers, _, _ = await client.dead()
