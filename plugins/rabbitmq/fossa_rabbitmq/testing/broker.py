@@ -287,9 +287,13 @@ class PrivateBroker:
             with socket.create_connection(("127.0.0.1", self.port), 1.0) as connection:
                 connection.settimeout(2.0)
                 connection.sendall(_PROTOCOL_HEADER)
-                return connection.recv(1) == b"\x01"
+                if connection.recv(1) != b"\x01":
+                    return False
+            if self._tls is not None:  # it listens there a moment later
+                socket.create_connection(("127.0.0.1", self.tls_port), 1.0).close()
         except OSError:
             return False
+        return True
 
     def _signal(self, number: int) -> None:
         if not self.up:
