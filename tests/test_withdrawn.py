@@ -5,7 +5,15 @@ import asyncio
 import pytest
 
 import models
-from fossa import DeliveredTooOften, Delivery, Origin, Request, new_id
+from fossa import (
+    DeliveredTooOften,
+    Delivery,
+    NodeStopped,
+    NotAccepted,
+    Origin,
+    Request,
+    new_id,
+)
 from support import outcome, running, until
 
 
@@ -102,3 +110,27 @@ async def test_a_last_delivery_is_refused_where_the_task_is_unknown_and_its_twin
     await until(lambda: (4, "complete") in comings.settled)
     await comings.come(5, "so often")
     await until(lambda: (5, "complete") in comings.settled)
+
+
+async def test_only_what_is_surely_new_and_comes_again_is_admitted_at_once(busy):
+    node, long = busy
+    comings, often = Comings(node), Comings(node)
+    admit_now = node.governor.admit_now
+    assert admit_now(comings.delivery(1)).id == comings.id
+    for known in (1, 2):
+        assert admit_now(comings.delivery(known)) is None
+    with pytest.raises(DeliveredTooOften, match="so often"):
+        admit_now(often.delivery(1, "so often"))
+    request = Request(model="Echo", method="say", method_kwargs={"what": 1})
+    # A source that does not have it any more waits until the ledger has it.
+    assert admit_now(Delivery(request=request, source="test")) is None
+    assert node.governor.status()["queued"] == 1
+    await comings.come(2)
+    await long.cancel()
+    await until(lambda: comings.settled)
+    assert comings.settled == [(2, "complete")]
+    with pytest.raises(NotAccepted):
+        admit_now(Delivery(request=Request(model="Unknown"), source="test", redelivers=True))
+    await node.stop()
+    with pytest.raises(NodeStopped):
+        admit_now(often.delivery(1))
