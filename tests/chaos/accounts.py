@@ -47,7 +47,7 @@ class Account:
 
 def account(
     wanted, journal, outcomes, actions, *, broker=False, failures=(), changes=(), unfinished=(),
-    left=(),
+    left=(), resent=(),
 ):  # fmt: skip
     """Settle it all.
 
@@ -61,6 +61,8 @@ def account(
         changes: outcomes that changed in a ledger.
         unfinished: tasks that a ledger still has as queued or running.
         left: processes that outlived their nodes.
+        resent: numbers that the submitter has sent more than once. Two nodes may take one each,
+            however long both messages have waited.
     """
     books = Account(executions=len(journal.runs))
     books.violations += [f"not mended: {text}" for text in failures]
@@ -77,7 +79,7 @@ def account(
     kinds = _KILLS | (_OF_THE_NETWORK | _OF_THE_BROKER if broker else set())
     acted = [a for a in actions if a.skipped is None and a.kind in kinds]
     for number, executions in runs.items():
-        _duplicates(books, number, executions, owners, acted)
+        _duplicates(books, number, executions, owners, acted, number in resent)
     unknown = set(outcomes.of) - set(wanted.submitted)
     books.violations += [f"{number} was never submitted" for number in sorted(unknown)]
     return books
@@ -137,10 +139,11 @@ class _Owners:
         return self._runs.get(self._parents.get(number), [])
 
 
-def _duplicates(books, number, runs, owners, actions):
+def _duplicates(books, number, runs, owners, actions, resent):
     for i, later in enumerate(runs[1:], 1):
         books.duplicates += 1
         why = _explanation(runs[:i], later, owners.of(number), actions)
+        why = why or ("resend" if resent and i == 1 else None)
         if why is None:
             text = f"{number} was done again by {later.node} and nothing explains it; "
             books.violations.append(text + _history(runs))

@@ -120,6 +120,9 @@ class AmqpSubmitter:
         self.reconnects = -1
         #: Replies for a number that had one already.
         self.repeated = 0
+        #: Numbers that it has published, and more than once: the broker may have each message.
+        self._published = set()
+        self.resent = set()
 
     async def __aenter__(self):
         self._thread.start()
@@ -187,6 +190,9 @@ class AmqpSubmitter:
                 headers={"fossa-version": "1.0"},
             )
             body = json.dumps(document).encode()
+            if number in self._published:
+                self.resent.add(number)
+            self._published.add(number)
             channel.basic_publish("", self._queue, body, properties, mandatory=True)
             self._sent[number] = (document, time.monotonic())
             self._unconfirmed.pop(0)

@@ -216,6 +216,14 @@ def test_what_explains_that_something_was_done_again(runs, action, broker, expla
     assert bool(books.violations) is not explained
 
 
+@pytest.mark.parametrize(("resent", "explained"), [("t-0", False), ("t-1", True)])
+def test_what_was_sent_twice_may_be_done_twice_however_late(resent, explained):
+    books = account(WANTED, journal(*AGAIN), answered(), [], broker=True, resent={resent})
+    assert books.duplicates == 1
+    assert books.explained == ({"resend": 1} if explained else {})
+    assert bool(books.violations) is not explained
+
+
 def test_the_slowest_recovery_is_that_of_the_node_that_was_hurt():
     actions = [
         did("kill_node", 0.5, 0.8, node="n0"),

@@ -80,6 +80,7 @@ class Trial:
             changes=self._ledgers.changes,
             unfinished=[*unfinished, *messages],
             left=left,
+            resent=self.submitter.resent if self.over_rabbitmq else (),
         )
 
     # set-up
