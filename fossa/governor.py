@@ -185,7 +185,7 @@ class Governor(Node):
             if record and self._is_lost(record):  # or it has ended since this was read
                 record = await self._known(key, delivery)
             if record and self._is_lost(record):
-                await self._revive(record, delivery.last)
+                await self._revive(record, delivery)
             known = record.task if record else await self._admit(task, delivery, reservation)
             claim.set_result(known)
         except BaseException as error:
@@ -225,16 +225,16 @@ class Governor(Node):
         else:
             self._chore(self._settle_again(task, delivery))
 
-    async def _revive(self, record: Record, last: str) -> None:
+    async def _revive(self, record: Record, delivery: Delivery) -> None:
         """A task that this node lost when it died has come again, or for the `last` time."""
         crashes = await self._ledger.crashes(record.task.id)
         # From here to the delivery's adoption nothing is awaited: nobody can withdraw it between.
-        live = LiveTask(record.task)
+        live = LiveTask(record.task, delivery=delivery)
         self._live[live.task.id] = live
         live.row.attempts, live.row.started = record.attempts, record.started
         live.row.crashes = crashes
-        if last:
-            self._chore(self._end(live, self._outcome_now(live, Reason.LOST_NODE, last)))
+        if delivery.last:
+            self._chore(self._end(live, self._outcome_now(live, Reason.LOST_NODE, delivery.last)))
         else:
             self._take_up(live, lost=record.status is Status.RUNNING)
 

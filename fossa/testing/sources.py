@@ -18,7 +18,7 @@ from fossa.testing.doubles import MemoryExecutor
 
 @frozen
 class Admission:
-    """One call to `Node.admit` that went well."""
+    """One call to `Node.admit`, or `admit_now`, that went well."""
 
     delivery: Delivery
     reservation: Reservation | None
@@ -41,8 +41,8 @@ class WatchedNode:
         self.running = asyncio.create_task(source.run(self.node))
 
     def _watch(self) -> None:
-        node, admit, reserve = self.node, self.node.admit, self.node.reserve
-        slot_free = self.node.slot_free
+        node, admit, admit_now = self.node, self.node.admit, self.node.admit_now
+        reserve, slot_free = self.node.reserve, self.node.slot_free
 
         async def watched_admit(
             delivery: Delivery, reservation: Reservation | None = None
@@ -50,6 +50,14 @@ class WatchedNode:
             task, new = await admit(delivery, reservation)
             self.admissions.append(Admission(delivery, reservation, task))
             return task, new
+
+        def watched_admit_now(
+            delivery: Delivery, reservation: Reservation | None = None
+        ) -> Task | None:
+            task = admit_now(delivery, reservation)
+            if task is not None:
+                self.admissions.append(Admission(delivery, reservation, task))
+            return task
 
         async def watched_reserve() -> Any:
             self.reserves += 1
@@ -63,6 +71,7 @@ class WatchedNode:
                 self.looks -= free
 
         node.admit = watched_admit  # type: ignore[method-assign]
+        node.admit_now = watched_admit_now  # type: ignore[method-assign]
         node.reserve = watched_reserve  # type: ignore[method-assign]
         node.slot_free = watched_slot_free  # type: ignore[method-assign]
 

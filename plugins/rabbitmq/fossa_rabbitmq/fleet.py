@@ -23,8 +23,9 @@ SETTLED_AFTER = 1.5
 @define
 class _Heard:
     presence: wire.Presence
-    #: Of the loop's clock, and of the wall's.
+    #: Since when it may be silent, and when it was heard, by the monotonic clock; and by the wall.
     at: float
+    said: float
     seen: float
 
 
@@ -63,7 +64,8 @@ class Fleet:
         if presence.id == self._own_id:
             return False
         before = self._heard.get(presence.id)
-        self._heard[presence.id] = _Heard(presence, time.monotonic(), time.time())
+        now = time.monotonic()
+        self._heard[presence.id] = _Heard(presence, now, now, time.time())
         self._left.pop(presence.id, None)
         known = before.presence if before else None
         changed = known is None or _offer(known) != _offer(presence)
@@ -105,11 +107,18 @@ class Fleet:
         """Whether another node had a slot free when it was last heard of."""
         return any(_idle(presence) for presence in self._takers())
 
-    @property
-    def idle_at(self) -> float:
-        """When another node was last heard to have a slot free, by the monotonic clock."""
-        heard = (h for h in self._heard.values() if _takes(h.presence) and _idle(h.presence))
-        return max((h.at for h in heard), default=-math.inf)
+    def idle_at(self, model: str) -> float:
+        """When another node for a model was last heard to have a slot free; monotonic."""
+        return max(
+            (
+                heard.said
+                for heard in self._heard.values()
+                if _takes(heard.presence)
+                and _idle(heard.presence)
+                and model in heard.presence.models
+            ),
+            default=-math.inf,
+        )
 
     def slots(self, model: str) -> int:
         """Slots of other nodes that accept a model."""

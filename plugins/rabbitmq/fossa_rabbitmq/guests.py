@@ -430,8 +430,11 @@ class Guests:
     @property
     def behind(self) -> list[Held]:
         """Messages with subtasks behind others, since which a node has become idle."""
+        if not self.post.sending:
+            return []  # nobody could be told of what is handed back
+        several = [parcel for h in self.held if len(h.task_ids) > 1 and (parcel := self._parcel(h))]
         idle_at = self.post.idle_at
-        return [h for h in self.held if h.arrived < idle_at and self._waiting(h)]
+        return [p.held for p in several if p.waiting and p.held.arrived < idle_at(p.model)]
 
     async def hand_on(self, older_than: float) -> None:
         """Hand on what arrived so many seconds ago and waits for others of its message."""
@@ -440,9 +443,6 @@ class Guests:
             if held.arrived < limit:
                 await self._withdraw(held)
 
-    def _waiting(self, held: Held) -> bool:
-        return len(held.task_ids) > 1 and self._parcel(held) is not None
-
     def _parcel(self, held: Held) -> GuestParcel | None:
         """What is left of a message with subtasks."""
         found = (self.parcels.get(task_id) for task_id in held.task_ids)
@@ -450,7 +450,11 @@ class Guests:
 
     async def _withdraw(self, held: Held) -> bool:
         parcel = self._parcel(held)
-        withdrawn = [task_id for task_id in held.task_ids if await self.node.withdraw(task_id)]
+        if parcel is None and held.message.properties.type == wire.SUBTASKS:
+            return False  # all of them are another message's by now
+        # What is no more in this message may have come again in another one.
+        here = held.task_ids if parcel is None else parcel.running()
+        withdrawn = [task_id for task_id in here if await self.node.withdraw(task_id)]
         if not withdrawn:
             return False
         if parcel is None:

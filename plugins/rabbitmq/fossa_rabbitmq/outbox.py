@@ -216,7 +216,7 @@ class Outbox:
             sent.outcome.cancel()
 
     def _dispatch(self, tenure: int) -> None:
-        """Send what was begun together, in as few messages as is sane."""
+        """Send what was begun together in one message; what that has no room for is sent later."""
         waiting = [s for s in self._shares.pop(tenure).sents if not s.outcome.done()]
         if not self._post.sending:
             for sent in waiting:
@@ -227,9 +227,10 @@ class Outbox:
         for sent in waiting:
             size += len(sent.attempt.task.arguments) + 400
             if letter and size > LETTER_BYTES:
-                self._send_off(letter)
-                letter, size = [], 0
-            letter.append(sent)
+                # Not in a message of its own: those of one lane are not run in two places at once.
+                fail(sent, NotBegun("its message is full"))
+            else:
+                letter.append(sent)
         if letter:
             self._send_off(letter)
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Seconds for which outcomes of subtasks that came together wait for each other.
 GATHER = 0.5
+#: Seconds after which subtasks that came together should all have ended.
+LATE = 0.75
 #: Bytes of outcomes that go into one message, roughly.
 LETTER_BYTES = 256 * 1024
 
@@ -45,6 +47,7 @@ class GuestParcel:
         self._again = held.again or not self._post.fleet.has(content.node.id)
         self._waiting: dict[str, wire.Subtask] = {s.id: s for s in content.subtasks}
         self._left: list[wire.Subtask] = []
+        self._unaccepted: list[wire.Subtask] = []
         #: Messages on their way to the parent's node, about what has left.
         self._telling = 0
         self._ready: list[tuple[wire.SubtaskOutcome, asyncio.Future[None]]] = []
@@ -52,6 +55,16 @@ class GuestParcel:
 
     def running(self) -> list[str]:
         return list(self._waiting)
+
+    @property
+    def model(self) -> str:
+        """Of all of them: what travels together is alike."""
+        return self.content.subtasks[0].model
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any of them may be waiting for another one."""
+        return len(self._waiting) > 1
 
     async def drop(self) -> None:
         """Let go of what has not ended: the node of its parent seems to be gone."""
@@ -72,12 +85,19 @@ class GuestParcel:
             if before is not None:
                 before.supersede(subtask.id)
         first, *others = self.content.subtasks
+        if others:
+            asyncio.get_running_loop().call_later(LATE, self._ask_for_idle)
         await self._admit(first, reservation)
         if self._again:  # they are looked up in the ledger, which does that for many at once
             await asyncio.gather(*(self._admit(subtask, None) for subtask in others))
         else:
             for subtask in others:
                 await self._admit(subtask, None)
+
+    def _ask_for_idle(self) -> None:
+        """They should have ended: who has nothing to do may have said so before they came."""
+        if self.waiting and not self.held.over:
+            self._post.announce(hello=True)
 
     def supersede(self, task_id: str) -> None:
         """One of them has come again: the later message is settled with its outcome."""
@@ -93,7 +113,9 @@ class GuestParcel:
             delivery = self._delivery(subtask)
             await self._guests.node.admit(delivery, reservation)
         except NotAccepted as error:
-            self._guests.do(self._not_accepted(subtask, str(error)))
+            self._unaccepted.append(subtask)
+            if len(self._unaccepted) == 1:
+                self._guests.do(self._not_accepted(str(error)))
         except (NodeStopping, QueueFull) as error:
             self._guests.on_refused(error)
             self.leave(subtask.id)
@@ -125,17 +147,23 @@ class GuestParcel:
             give_back=give_back,
         )
 
-    async def _not_accepted(self, subtask: wire.Subtask, text: str) -> None:
-        if not await self._guests.elsewhere(subtask.model):
-            self.answer(subtask, wire.refusal(f"{text}; nor does another node here"))
+    async def _not_accepted(self, text: str) -> None:
+        """In one message again: those of one lane are not run in two places at once."""
+        elsewhere = await self._guests.elsewhere(self.model)
+        subtasks, self._unaccepted = self._unaccepted, []
+        if not elsewhere:
+            for subtask in subtasks:
+                self.answer(subtask, wire.refusal(f"{text}; nor does another node here"))
             return
         try:
-            await self._post.park(self._letter([subtask]), subtask.model)
+            await self._post.park(self._letter(subtasks), self.model)
         except FossaError as error:
-            self._guests.node.logger.info("subtask %s is handed on: %s", subtask.id, error)
-            self.leave(subtask.id)
+            self._guests.node.logger.info("%d subtasks are handed on: %s", len(subtasks), error)
+            for subtask in subtasks:
+                self.leave(subtask.id)
         else:
-            self._gone(subtask.id)
+            for subtask in subtasks:
+                self._gone(subtask.id)
             self._settle()
 
     def _letter(self, subtasks: list[wire.Subtask]) -> wire.Letter:
@@ -171,6 +199,7 @@ class GuestParcel:
             self._guests.held.discard(self.held)
         else:
             self._telling += 1
+            self._settle()
             self._guests.do(self._tell_dropped(left))
 
     async def _tell_dropped(self, left: list[wire.Subtask]) -> None:
@@ -259,6 +288,8 @@ class GuestParcel:
 
     def _settle(self) -> None:
         """Once nothing of the message is left here, the broker may forget it."""
+        if not self._waiting:  # there is nothing to wait for with the outcomes
+            self._flush_now()
         if not (self._waiting or self._ready or self._left or self._telling or self.held.over):
             self._guests.let_go(self.held)
 

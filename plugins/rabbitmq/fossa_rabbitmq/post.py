@@ -299,10 +299,9 @@ class Post:
         if self.takes:
             self.tell_of_idleness()
 
-    @property
-    def idle_at(self) -> float:
-        """When a node, this one or another, last said that it has a slot free; monotonic."""
-        return max(self._idle_at, self.fleet.idle_at)
+    def idle_at(self, model: str) -> float:
+        """When a node for a model, this one or another, last said that it has a slot free."""
+        return max(self._idle_at, self.fleet.idle_at(model))
 
     def _tell_of_idleness(self) -> None:
         self._telling = None

@@ -227,9 +227,10 @@ async def test_a_subtask_that_writes_much_is_not_lost(start_node):
     a, b = await two(start_node, MAX_LOG_LINES=100_000)
     (record,) = await sent(a, ("Talks", "much", {"lines": 5000}))
     assert record.outcome.complete
-    said = await texts(a, record.task.id)
+    said = [line.text for _, line in await a.governor.logs(record.task.id, limit=10_000)]
     assert said[0].startswith("line 0 ")
-    assert len(said) == 5000 or "more lines" in said[-1]
+    # How much was kept back depends on how many reports there were while it ran.
+    assert len(said) == 5000 or any("more lines are on node b" in text for text in said)
 
 
 # how they end
