@@ -2,10 +2,13 @@
 
 import asyncio
 
+import far_models
 import pytest
 from node_support import PATIENCE, Far, eventually, page
 
+from fossa.durations import Durations
 from fossa_rabbitmq.outbox import Outbox
+from fossa_rabbitmq.post import Post
 
 #: Seconds in which what waits on a busy node begins on a free one, on a busy computer of two
 #: processors at the worst: 0.1 is promised.
@@ -121,6 +124,29 @@ async def test_what_came_in_one_lane_runs_one_after_another(start_node, sizes, t
     assert not behind(b)
 
 
+async def test_one_lane_is_one_lane_also_where_a_node_passes_its_message_on(start_node, tmp_path):
+    """It does not accept the model: another node gets the whole message."""
+    b = await start_node("b", alone=True, ACCEPTED_MODEL_CLASSES=[far_models.Naps])
+    c = await start_node("c", alone=True, SLOTS=3)
+    a = await parent(start_node)
+    kwargs = {"directory": str(tmp_path), "at_most": 1, "count": 30}
+    handle = await a.submit("Crowd", model_construction_kwargs=kwargs)
+    assert (await handle.outcome(PATIENCE)).complete
+    assert (len(await page(b)), len(await page(c))) == (0, 30)
+    assert {r.outcome.result for r in await handle.subtasks(limit=100)} == {1}
+
+
+async def test_what_a_message_has_no_room_for_is_sent_later(start_node, monkeypatch, sizes):
+    """In a lane of its own, and not beside what has its lane."""
+    monkeypatch.setattr("fossa_rabbitmq.outbox.LETTER_BYTES", 1200)
+    await start_node("b", alone=True)
+    a = await parent(start_node)
+    await naps(a, count=5)
+    handle = await naps(a, count=40)
+    assert max(sizes) == 2
+    assert {r.attempts for r in await handle.subtasks(limit=100)} == {1}
+
+
 async def test_what_waits_behind_a_long_one_begins_on_the_node_that_becomes_free(
     start_node, tmp_path, record_property
 ):
@@ -158,6 +184,43 @@ async def test_what_waits_behind_a_long_one_begins_in_another_slot_of_its_node(
     gate.touch()
     assert (await handle.outcome(PATIENCE)).complete
     assert not behind(b)
+
+
+async def test_what_comes_again_is_not_taken_for_what_waits_behind_the_long_one(
+    start_node, tmp_path, monkeypatch
+):
+    """It is in another message by now, and waits there for its turn."""
+    monkeypatch.setattr(Durations, "forget", lambda durations, live: None)
+    b = await start_node("b", alone=True, SLOTS=2)
+    a = await parent(start_node)
+    gate = tmp_path / "gate"
+    handle = await gated(a, gate, count=100)
+    await held_up(gate, b)
+    await until_ended(handle, 99)
+    gate.touch()
+    assert (await handle.outcome(PATIENCE)).complete
+    assert not behind(b)
+
+
+async def test_nodes_are_asked_who_is_idle_where_what_came_together_takes_long(
+    start_node, tmp_path, monkeypatch
+):
+    """They may have said so before it came."""
+    asked, announce = [], Post.announce
+
+    def listened(post, *, hello=False):
+        asked.append((post.node.name, hello))
+        announce(post, hello=hello)
+
+    b = await start_node("b", alone=True)
+    a = await parent(start_node)
+    monkeypatch.setattr(Post, "announce", listened)
+    gate = tmp_path / "gate"
+    handle = await gated(a, gate)
+    await held_up(gate, b)
+    await eventually(lambda: ("b", True) in asked)
+    gate.touch()
+    assert (await handle.outcome(PATIENCE)).complete
 
 
 async def test_what_waits_behind_a_long_one_is_run_elsewhere_when_its_node_stops(
