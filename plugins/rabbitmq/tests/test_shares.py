@@ -6,7 +6,6 @@ import far_models
 import pytest
 from node_support import PATIENCE, Far, eventually, page
 
-from fossa.durations import Durations
 from fossa_rabbitmq.outbox import Outbox
 from fossa_rabbitmq.post import Post
 
@@ -107,8 +106,8 @@ async def test_what_its_own_node_takes_is_not_taken_for_long(start_node, sizes):
 async def test_long_ones_travel_alone(start_node, sizes):
     await start_node("b", alone=True, SLOTS=4)
     a = await parent(start_node)
-    await naps(a, count=12, seconds=0.51)
-    assert sizes == [1] * 12
+    await naps(a, count=8, seconds=0.51)
+    assert sizes == [1] * 8
 
 
 async def test_what_came_in_one_lane_runs_one_after_another(start_node, sizes, tmp_path):
@@ -181,22 +180,6 @@ async def test_what_waits_behind_a_long_one_begins_in_another_slot_of_its_node(
     handle = await gated(a, gate)
     await held_up(gate, b)
     await until_ended(handle, 39)
-    gate.touch()
-    assert (await handle.outcome(PATIENCE)).complete
-    assert not behind(b)
-
-
-async def test_what_comes_again_is_not_taken_for_what_waits_behind_the_long_one(
-    start_node, tmp_path, monkeypatch
-):
-    """It is in another message by now, and waits there for its turn."""
-    monkeypatch.setattr(Durations, "forget", lambda durations, live: None)
-    b = await start_node("b", alone=True, SLOTS=2)
-    a = await parent(start_node)
-    gate = tmp_path / "gate"
-    handle = await gated(a, gate, count=100)
-    await held_up(gate, b)
-    await until_ended(handle, 99)
     gate.touch()
     assert (await handle.outcome(PATIENCE)).complete
     assert not behind(b)
