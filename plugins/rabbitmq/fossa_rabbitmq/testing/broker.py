@@ -356,7 +356,8 @@ def _mapper() -> str:
 
 def _free_ports(count: int) -> list[int]:
     found: list[int] = []
-    for port in random.sample(_PORTS, 1000):
+    # Not by the generator that test runners seed: those beside each other would find the same.
+    for port in random.SystemRandom().sample(_PORTS, 1000):
         with socket.socket() as taken:
             try:
                 taken.bind(("127.0.0.1", port))
