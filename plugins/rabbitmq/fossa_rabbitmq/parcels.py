@@ -47,7 +47,8 @@ class GuestParcel:
         self._again = held.again or not self._post.fleet.has(content.node.id)
         self._waiting: dict[str, wire.Subtask] = {s.id: s for s in content.subtasks}
         self._left: list[wire.Subtask] = []
-        self._unaccepted: list[wire.Subtask] = []
+        #: By model: those that this node does not accept, and why.
+        self._unaccepted: dict[str, list[tuple[wire.Subtask, str]]] = {}
         #: Messages on their way to the parent's node, about what has left.
         self._telling = 0
         self._ready: list[tuple[wire.SubtaskOutcome, asyncio.Future[None]]] = []
@@ -58,7 +59,7 @@ class GuestParcel:
 
     @property
     def model(self) -> str:
-        """Of all of them: what travels together is alike."""
+        """Of all of them, where a node of ours has sent them: what travels together is alike."""
         return self.content.subtasks[0].model
 
     @property
@@ -113,9 +114,10 @@ class GuestParcel:
             delivery = self._delivery(subtask)
             await self._guests.node.admit(delivery, reservation)
         except NotAccepted as error:
-            self._unaccepted.append(subtask)
-            if len(self._unaccepted) == 1:
-                self._guests.do(self._not_accepted(str(error)))
+            alike = self._unaccepted.setdefault(subtask.model, [])
+            alike.append((subtask, str(error)))
+            if len(alike) == 1:
+                self._guests.do(self._not_accepted(subtask.model))
         except (NodeStopping, QueueFull) as error:
             self._guests.on_refused(error)
             self.leave(subtask.id)
@@ -147,16 +149,17 @@ class GuestParcel:
             give_back=give_back,
         )
 
-    async def _not_accepted(self, text: str) -> None:
+    async def _not_accepted(self, model: str) -> None:
         """In one message again: those of one lane are not run in two places at once."""
-        elsewhere = await self._guests.elsewhere(self.model)
-        subtasks, self._unaccepted = self._unaccepted, []
+        elsewhere = await self._guests.elsewhere(model)
+        unaccepted = self._unaccepted.pop(model)
         if not elsewhere:
-            for subtask in subtasks:
+            for subtask, text in unaccepted:
                 self.answer(subtask, wire.refusal(f"{text}; nor does another node here"))
             return
+        subtasks = [subtask for subtask, _ in unaccepted]
         try:
-            await self._post.park(self._letter(subtasks), self.model)
+            await self._post.park(self._letter(subtasks), model)
         except FossaError as error:
             self._guests.node.logger.info("%d subtasks are handed on: %s", len(subtasks), error)
             for subtask in subtasks:

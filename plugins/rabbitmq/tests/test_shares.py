@@ -4,8 +4,11 @@ import asyncio
 
 import far_models
 import pytest
+from msgspec import Raw
 from node_support import PATIENCE, Far, eventually, page
 
+from fossa import new_id
+from fossa_rabbitmq import wire
 from fossa_rabbitmq.outbox import Outbox
 from fossa_rabbitmq.post import Post
 
@@ -133,6 +136,41 @@ async def test_one_lane_is_one_lane_also_where_a_node_passes_its_message_on(star
     assert (await handle.outcome(PATIENCE)).complete
     assert (len(await page(b)), len(await page(c))) == (0, 30)
     assert {r.outcome.result for r in await handle.subtasks(limit=100)} == {1}
+
+
+async def test_a_message_with_models_for_different_nodes(start_node, client, fresh_prefix):
+    """Nodes of ours send none, but anybody may."""
+    b = await start_node("b", alone=True, ACCEPTED_MODEL_CLASSES=[far_models.Naps])
+    c = await start_node("c", ACCEPTED_MODEL_CLASSES=[far_models.OnlyThere])
+    parent_id = new_id()
+    calls = [
+        ("Naps", "nap", b'{"method_kwargs":{"number":1,"seconds":0.01}}'),
+        ("OnlyThere", "echo", b'{"method_kwargs":{"value":1}}'),
+        ("Unknown", "go", b"{}"),
+    ]
+    subtasks = [
+        wire.Subtask(
+            id=new_id(), parent=parent_id, root=parent_id, depth=1, key="0", model=model,
+            method=method, arguments=Raw(arguments), attempt=1,
+        )
+        for model, method, arguments in calls
+    ]  # fmt: skip
+    sender = wire.NodeName(id=new_id(), name="x")
+    letter = wire.letter(wire.SUBTASKS, wire.Subtasks(sender, subtasks))
+    said = {"type": wire.SUBTASKS, "reply_to": client.queue, "message_id": new_id()}
+    queue = f"{fresh_prefix}.subtasks"
+    said["headers"] = letter.properties.headers
+    await client.do(client._publish, queue, letter.body, said)
+    outcomes = {}
+    async with asyncio.timeout(PATIENCE):
+        while len(outcomes) < 3:
+            await client.do(client._connection.process_data_events, 0.1)
+            for _, document in client.replies[None]:
+                for item in document.get("outcomes", ()):
+                    outcomes[item["id"]] = item["outcome"]["reason"]
+    ends = [outcomes[subtask.id] for subtask in subtasks]
+    assert ends == ["returned", "returned", "refused"]
+    assert [len(await page(node)) for node in (b, c)] == [1, 1]
 
 
 async def test_what_a_message_has_no_room_for_is_sent_later(start_node, monkeypatch, sizes):
