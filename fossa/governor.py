@@ -82,8 +82,8 @@ class Governor(Node):
         self._ledger = Ledger(self._state_dir.ledger_path)
         #: Admitted tasks on their way into the ledger.
         self._arriving: set[LiveTask] = set()
-        #: Idempotency keys whose first submission is being looked at.
-        self._claims: dict[str, asyncio.Future[Task]] = {}
+        #: Idempotency keys whose first submission is being looked at, or whose task is leaving.
+        self._claims: dict[str, asyncio.Future[Task | None]] = {}
         self._executors = {e.name: e for e in composition.executors}
         self._owners = {e.name: self._guard.owner(title_of(e)) for e in composition.executors}
         self._supervisors: list[Supervisor] = []
@@ -176,6 +176,8 @@ class Governor(Node):
             try:
                 known = await asyncio.shield(self._claims[key])
             except DeliveredTooOften:  # the first, that is
+                known = None
+            if known is None:  # or it has left this node
                 return await self._admit_once(key, task, delivery, reservation)
             self._adopt(known, delivery)
             return known, False
@@ -337,16 +339,21 @@ class Governor(Node):
         return True
 
     async def _withdraw_begun(self, live: LiveTask, runner: "asyncio.Task[None]") -> bool:
-        """Nobody else should begin it before it has stopped here."""
+        """Nobody else should begin it before it has stopped here; nor this node, should it come."""
         config = self.composition
         live.given_back = True
+        left = self._claims[live.task.id] = asyncio.get_running_loop().create_future()
         live.interrupt()
         patience = config.INTERRUPT_GRACE + config.TERMINATE_GRACE + KILL_DEADLINE
-        await asyncio.wait([runner], timeout=patience)
-        if live.row.outcome is not None:
-            return False
-        self._forget(live)
-        return True
+        try:
+            await asyncio.wait([runner], timeout=patience)
+            if live.row.outcome is not None:
+                return False
+            self._forget(live)
+            return True
+        finally:
+            del self._claims[live.task.id]
+            left.set_result(None)
 
     def _forget(self, live: LiveTask) -> None:
         """A task leaves this node without an outcome: its source gives it to somebody else."""

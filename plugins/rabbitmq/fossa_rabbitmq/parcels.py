@@ -75,8 +75,9 @@ class GuestParcel:
         await asyncio.gather(*map(self._drop, self.running()))
 
     async def _drop(self, task_id: str) -> None:
-        admitted = task_id in self._guests.parcels
-        if not admitted or await self._guests.node.withdraw(task_id, begun=True):
+        # What is another message's stays that one's, which is dropped itself.
+        here = self._guests.parcels.get(task_id) is self
+        if not here or await self._guests.node.withdraw(task_id, begun=True):
             self.leave(task_id)
 
     async def admit(self, reservation: Reservation | None) -> None:
@@ -220,8 +221,9 @@ class GuestParcel:
 
     def _gone(self, task_id: str) -> None:
         self._waiting.pop(task_id, None)
-        self._guests.parcels.pop(task_id, None)
-        self._guests.reports.end(task_id)
+        if self._guests.parcels.get(task_id) is self:
+            del self._guests.parcels[task_id]
+            self._guests.reports.end(task_id)
 
     def answer(
         self,

@@ -141,6 +141,22 @@ class Burns(ayeaye.Model):
             sum(range(10_000))
 
 
+class Unmoved(ayeaye.Model):
+    """Cannot be interrupted, and ends by itself."""
+
+    def build(self):
+        pass
+
+    def hold(self, begun, seconds):
+        Path(begun).touch()
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            try:
+                time.sleep(left)
+            except BaseException:
+                continue
+
+
 class OnlyThere(ayeaye.Model):
     """For a node that others do not resemble."""
 
@@ -151,4 +167,4 @@ class OnlyThere(ayeaye.Model):
         return value
 
 
-ALL = [*models.ALL, Sends, Naps, Gates, Crowd, Talks, Burns]
+ALL = [*models.ALL, Sends, Naps, Gates, Crowd, Talks, Burns, Unmoved]

@@ -1,6 +1,7 @@
 """Subtasks that travel together: how many, in whose lane, and what becomes of those that wait."""
 
 import asyncio
+import json
 
 import far_models
 import pytest
@@ -11,6 +12,7 @@ from fossa import new_id
 from fossa_rabbitmq import wire
 from fossa_rabbitmq.outbox import Outbox
 from fossa_rabbitmq.post import Post
+from fossa_rabbitmq.shapes import Versions
 
 #: Seconds in which what waits on a busy node begins on a free one, on a busy computer of two
 #: processors at the worst: 0.1 is promised.
@@ -171,6 +173,52 @@ async def test_a_message_with_models_for_different_nodes(start_node, client, fre
     ends = [outcomes[subtask.id] for subtask in subtasks]
     assert ends == ["returned", "returned", "refused"]
     assert [len(await page(node)) for node in (b, c)] == [1, 1]
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_a_second_message_of_a_node_that_has_gone_while_the_first_is_being_dropped(
+    start_node, client, fresh_prefix, tmp_path, back
+):
+    """What is in it runs here and cannot be stopped at once: it is settled all the same.
+
+    Or run anew afterwards, where its node was thought to have gone and is `back`.
+    """
+    b = await start_node("b", SLOTS=2, INTERRUPT_GRACE=5.0)
+    gone = wire.Presence(
+        id=new_id(), name="gone", booted=0.0, versions=Versions(), models=[],
+        slots=1, slots_free=0, running=1, queued=0, state="running",
+    )  # fmt: skip
+    begun = tmp_path / "begun"
+    arguments = {"method_kwargs": {"begun": str(begun), "seconds": 2.0}}
+    parent_id = new_id()
+    subtask = wire.Subtask(
+        id=new_id(), parent=parent_id, root=parent_id, depth=1, key="0", model="Unmoved",
+        method="hold", arguments=Raw(json.dumps(arguments).encode()), attempt=1,
+    )  # fmt: skip
+    content = wire.Subtasks(wire.NodeName(id=gone.id, name="gone"), [subtask])
+
+    async def send(kind, said, queue, exchange=""):
+        letter = wire.letter(kind, said, message_id=new_id(), reply_to=client.queue)
+        publish = client._channel.basic_publish
+        await client.do(publish, exchange, queue, letter.body, letter.properties)
+
+    control = f"{fresh_prefix}.control"
+    await send(wire.PRESENCE, gone, "", control)
+    await eventually(lambda: len(b.governor.fleet()) == 2)
+    await send(wire.SUBTASKS, content, f"{fresh_prefix}.subtasks")
+    await eventually(begun.exists)
+    await send(wire.GOODBYE, wire.Goodbye(gone.id), "", control)
+    await eventually(lambda: len(b.governor.fleet()) == 1)
+    if back:
+        await send(wire.PRESENCE, gone, "", control)
+        await eventually(lambda: len(b.governor.fleet()) == 2)
+    await send(wire.SUBTASKS, content, f"{fresh_prefix}.subtasks")
+    (source,) = b.governor.composition.sources
+    await eventually(lambda: not source._guests.held and not b.governor._live)
+    assert await client.ready("subtasks") == 0
+    await client.do(client._connection.process_data_events, 0.1)
+    said = [properties.type for _, replies in client.replies.items() for properties, _ in replies]
+    assert said.count(wire.OUTCOMES) == back
 
 
 async def test_what_a_message_has_no_room_for_is_sent_later(start_node, monkeypatch, sizes):
