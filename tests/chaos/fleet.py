@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -149,8 +150,11 @@ def _environment(pid):
 
 
 def free_port():
-    """Below the ports of outgoing connections, so that it is still free after a kill."""
-    for port in range(20000 + os.getpid() % 5000, 32000):
+    """Below the ports of outgoing connections, so that it is still free after a kill.
+
+    Any of them: fleets that start beside each other must not all take the first one.
+    """
+    for port in random.SystemRandom().sample(range(20000, 32000), 1000):
         with socket.socket() as taken:
             try:
                 taken.bind(("127.0.0.1", port))

@@ -210,11 +210,13 @@ class Trial:
             return []
         end = time.monotonic() + patience
         while True:
-            text = await asyncio.to_thread(self._broker.ctl, "list_queues", "name", "messages")
+            text = await asyncio.to_thread(
+                self._broker.ctl, "list_queues", "name", "messages", "messages_unacknowledged"
+            )
             rows = [line.split("\t") for line in text.splitlines()[1:]]
             full = [
-                f"{count} messages in {name}"
-                for name, count in rows
+                f"{count} messages in {name}, {held} of them with a node"
+                for name, count, held in rows
                 if int(count) and not _of_a_boot(name)
             ]
             if not full or time.monotonic() > end:

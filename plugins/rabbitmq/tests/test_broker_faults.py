@@ -173,7 +173,7 @@ async def test_what_a_node_could_not_say_during_an_alarm_it_says_later(
     tough_nodes, book, tough, prefix, monkeypatch
 ):
     """Else its parent's node would take for lost what runs there."""
-    monkeypatch.setattr("fossa_rabbitmq.reports.INTERVAL", 4.0)
+    monkeypatch.setattr("fossa_rabbitmq.reports.INTERVAL", 1000)
     monkeypatch.setattr("fossa_rabbitmq.reports.REPEAT", 1000)
     monkeypatch.setattr("fossa_rabbitmq.post.PRESENCE_INTERVAL", 0.2)
     a = await tough_nodes.start("a", executor=plugin(tough.url, prefix), PLUGINS=[Far()])
@@ -185,8 +185,11 @@ async def test_what_a_node_could_not_say_during_an_alarm_it_says_later(
     await alarm(tough, True)
     try:
         await until(lambda: post_of(b).blocked, 20)
+        monkeypatch.setattr("fossa_rabbitmq.reports.INTERVAL", 0.05)
+        (source,) = b.governor.composition.sources
+        source._guests.reports._report()
+        await asyncio.sleep(0.3)
         assert [sent.begun for sent in outbox._sent.values()] == [False]
-        await asyncio.sleep(4.0)  # by now it would have been said
     finally:
         await alarm(tough, False)
     await until(lambda: [sent.begun for sent in outbox._sent.values()] == [True], 20)
