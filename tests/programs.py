@@ -4,7 +4,6 @@ import os
 import queue
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,12 +23,6 @@ def environment(tmp_path, **extra):
     mine = {k: v for k, v in os.environ.items() if not k.startswith("FOSSA_")}
     state = {"FOSSA_STATE_DIR": str(tmp_path / "state"), "FOSSA_HTTP_PORT": "0"}
     return {**mine, **state, "PYTHONUNBUFFERED": "1", **extra}
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 class Program:

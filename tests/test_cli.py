@@ -10,8 +10,9 @@ import subprocess
 import pytest
 
 from fossa import Client
+from fossa.testing import free_port
 from http_support import HttpConfig
-from programs import DEADLINE, FOSSA, free_port, program, run
+from programs import DEADLINE, FOSSA, program, run
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from attrs import evolve
 import models
 from fossa import Client, Status
 from fossa.errors import FossaError, NodeUnreachable, TaskRefused, TooLate, UnknownTask
+from fossa.testing import free_port
 from http_support import HttpConfig
-from programs import free_port
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -39,6 +38,7 @@ import fossa
 from fossa import BaseConfig
 from fossa.cli import main
 from fossa.hookspecs import hookspec
+from fossa.testing import free_port
 from fossa_rabbitmq.testing.fixtures import own_broker  # noqa: F401 - found by its name
 
 ROOT = Path(__file__).parent.parent
@@ -268,12 +268,6 @@ def output_of(command):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def free_port():
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
 
 
 def name_of(page):

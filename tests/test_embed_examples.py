@@ -12,7 +12,8 @@ from importlib.util import find_spec
 import pytest
 
 from fossa import Client
-from programs import EXAMPLES, FOSSA, environment, free_port, node, program, run, stop
+from fossa.testing import free_port
+from programs import EXAMPLES, FOSSA, environment, node, program, run, stop
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pika
 import pytest
 
 from fossa import Client
+from fossa.testing import free_port
 from fossa_rabbitmq import wire
 from fossa_rabbitmq.options import Options
 from fossa_rabbitmq.testing.fixtures import (  # noqa: F401 - fixtures are found by their names
@@ -23,7 +24,7 @@ from fossa_rabbitmq.testing.fixtures import (  # noqa: F401 - fixtures are found
     own_broker,
 )
 from fossa_rabbitmq.topology import Topology
-from programs import DEADLINE, EXAMPLES, FOSSA, environment, free_port, node, run, stop
+from programs import DEADLINE, EXAMPLES, FOSSA, environment, node, run, stop
 from support import until
 
 WIRE = (EXAMPLES.parent / "docs/reference/wire.md").read_text()

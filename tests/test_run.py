@@ -12,7 +12,8 @@ import ayeaye
 import pytest
 
 from fossa import BaseConfig, Client, Fossa, Status
-from programs import FOSSA, UP, environment, free_port, node, program, run, stop
+from fossa.testing import free_port
+from programs import FOSSA, UP, environment, node, program, run, stop
 from support import TestConfig
 
 SEED = """

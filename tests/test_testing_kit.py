@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -20,9 +21,29 @@ from fossa.testing import (
     MemorySource,
     SinkContract,
     SourceContract,
+    free_port,
 )
 
 pytest_plugins = ["pytester"]
+
+
+# ports
+
+
+def test_a_port_that_is_free_is_given_once():
+    with socket.create_server(("127.0.0.1", free_port())) as server:
+        taken = server.getsockname()[1]
+        given = [free_port() for _ in range(150)]
+    assert len({taken, *given}) == 151
+    with socket.create_server(("127.0.0.1", given[0])):
+        assert given[0] not in [free_port() for _ in range(200)]
+
+
+def test_processes_beside_each_other_are_given_different_ports(monkeypatch):
+    mine = {free_port() for _ in range(150)}
+    pid = os.getpid() + 1
+    monkeypatch.setattr(os, "getpid", lambda: pid)
+    assert not mine & {free_port() for _ in range(150)}
 
 
 # the doubles hold the contracts

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fossa.testing.leaks import LeakGuard
     from fossa.testing.ledgers import LedgerContract
     from fossa.testing.model_contract import ModelContract
+    from fossa.testing.ports import free_port
     from fossa.testing.sinks import SinkContract
     from fossa.testing.sources import SourceContract
 
@@ -35,6 +36,8 @@ __all__ = [
     "RecordingLiveAttempt",
     # guards
     "LeakGuard",
+    # servers
+    "free_port",
 ]
 
 _HOMES = {
@@ -50,6 +53,7 @@ _HOMES = {
     "fossa.testing.leaks": ("LeakGuard",),
     "fossa.testing.ledgers": ("LedgerContract",),
     "fossa.testing.model_contract": ("ModelContract",),
+    "fossa.testing.ports": ("free_port",),
     "fossa.testing.sinks": ("SinkContract",),
     "fossa.testing.sources": ("SourceContract",),
 }

@@ -3,9 +3,7 @@
 import asyncio
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +11,8 @@ import uuid
 from pathlib import Path
 
 import aiohttp
+
+from fossa.testing import free_port
 
 PROGRAM = Path(__file__).with_name("node.py")
 #: Seconds within which a node has to answer, and to stop.
@@ -147,23 +147,3 @@ def _environment(pid):
         return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return b""
-
-
-def free_port():
-    """Below the ports of outgoing connections, so that it is still free after a kill.
-
-    Any of them: fleets that start beside each other must not all take the first one.
-    """
-    for port in random.SystemRandom().sample(range(20000, 32000), 1000):
-        with socket.socket() as taken:
-            try:
-                taken.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in _given:
-            _given.add(port)
-            return port
-    raise AssertionError("no port is free")
-
-
-_given = set()

@@ -16,7 +16,18 @@ def show(trial, books):
     if len(books.violations) > SHOWN:
         print(f"… and {len(books.violations) - SHOWN} more")
     if books.violations:
+        _show_more(trial)
         print(f"{len(books.violations)} violations; look into {trial.directory}")
+
+
+def _show_more(trial):
+    """What happened, for whoever has nothing but this to look at."""
+    for action in trial.nemesis.actions:
+        print(f"{action.began:.3f} to {action.ended or 0:.3f} {action.step} {action.skipped or ''}")
+    for row in trial.abandoned:
+        print(f"abandoned: {row}")
+    for node in trial.fleet.nodes:
+        print(f"--- the end of the log of {node.name}\n{node.log_end()}")
 
 
 def rows(trial, books):

@@ -68,7 +68,7 @@ class Trial:
             self._ledgers.look()
             unfinished = await self._unfinished()
             messages = await self._messages()
-        left = await self._fleet.left()
+        left = await self.fleet.left()
         self._ledgers.look()
         return account(
             self.wanted,
@@ -93,15 +93,15 @@ class Trial:
         common = {"SLOTS": self.arguments.slots, "rabbitmq": None}
         settings = [{**common, **self._rabbitmq(i)} for i in range(self.arguments.nodes)]
         began = time.monotonic()
-        self._fleet = await stack.enter_async_context(Fleet(self.directory, settings))
+        self.fleet = await stack.enter_async_context(Fleet(self.directory, settings))
         self.set_up["nodes"] = time.monotonic() - began
         if self.over_rabbitmq:
             url = self._proxies[-1].url
             self.submitter = AmqpSubmitter(url, PREFIX, self.outcomes, self.arguments.resend)
             await stack.enter_async_context(self.submitter)
-        self._http = HttpSubmitter(self._fleet.http, self.outcomes)
-        self._ledgers = Ledgers(self._fleet.nodes)
-        self.nemesis = Nemesis(self._fleet, self.journal, self._broker, self._proxies)
+        self._http = HttpSubmitter(self.fleet.http, self.outcomes)
+        self._ledgers = Ledgers(self.fleet.nodes)
+        self.nemesis = Nemesis(self.fleet, self.journal, self._broker, self._proxies)
 
     async def _start_broker(self, stack):
         """A broker, and a bad network for each node and one for the submitter."""
@@ -138,7 +138,7 @@ class Trial:
 
     async def _work(self):
         """Returns once everything that was submitted has an outcome."""
-        nodes = self._fleet.nodes
+        nodes = self.fleet.nodes
         self._ids = {}
         pause = self.arguments.seconds * SUBMITTING / max(1, len(self.wanted.wholes))
         async with asyncio.TaskGroup() as group:
@@ -204,8 +204,11 @@ class Trial:
                 return stuck
             await asyncio.sleep(0.2)
 
-    async def _messages(self, patience=8.0):
-        """Queues that are not empty some seconds after the last outcome."""
+    async def _messages(self, patience=25.0):
+        """Queues that are not empty some time after the last outcome.
+
+        A broker counts a quorum queue's messages every five seconds, a busy one later.
+        """
         if not self.over_rabbitmq:
             return []
         end = time.monotonic() + patience

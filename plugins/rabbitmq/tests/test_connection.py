@@ -8,7 +8,7 @@ import time
 import pika
 import pytest
 
-from fossa import use
+from fossa import testing, use
 from fossa_rabbitmq.connection import (
     BrokerGone,
     BrokerRefused,
@@ -659,5 +659,4 @@ async def test_a_broker_that_stops_says_why(own_broker):
 
 @pytest.fixture
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
+    return testing.free_port()

@@ -1,11 +1,11 @@
 import asyncio
 import logging
-import socket
 import time
 
 import pika
 import pytest
 
+from fossa import testing
 from fossa_rabbitmq import link as link_module
 from fossa_rabbitmq.connection import BrokerGone, BrokerRefused, Mismatch
 from fossa_rabbitmq.link import Link
@@ -69,8 +69,7 @@ def _all_levels(caplog):
 
 @pytest.fixture
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
+    return testing.free_port()
 
 
 async def test_it_sets_up_anew_after_a_cut(proxy, caplog):

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from botocore.config import Config
 from botocore.session import get_session
 
 from fossa import BaseConfig, Fossa, use
+from fossa.testing import free_port
 from fossa_sqs.source import SqsSource
 
 REGION = "eu-west-1"
@@ -40,9 +40,7 @@ class Server:
             if os.environ.get("CI"):
                 pytest.fail(why)
             pytest.skip(why)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._process = subprocess.Popen(
             [sys.executable, "-c", SERVE, str(self.port)],

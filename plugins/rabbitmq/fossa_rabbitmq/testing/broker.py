@@ -1,7 +1,6 @@
 """A RabbitMQ server of one's own: any user, free ports, one directory, gone with the test."""
 
 import os
-import random
 import shutil
 import signal
 import socket
@@ -16,6 +15,7 @@ from typing import Self
 from attrs import frozen
 
 from fossa import FossaError
+from fossa.testing import free_port
 
 #: Where the scripts of the packages for Debian, Fedora and others are. Not those in /usr/sbin:
 #: they change to the user `rabbitmq`.
@@ -28,9 +28,6 @@ STOP_DEADLINE = 20.0
 DISK_DEADLINE = 20.0
 #: Seconds that rabbitmqctl may take.
 CTL_DEADLINE = 30.0
-#: Below the ports that the kernel gives to outgoing connections, so that one which is free while
-#: the broker is down is still free when it is started again.
-_PORTS = range(20000, 32000)
 _PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 #: A file of each quorum queue. Its directory is named for the id that two tables have to know.
 _QUORUM_QUEUES = "data/*/quorum/*/*/config"
@@ -93,7 +90,7 @@ class PrivateBroker:
         self, directory: Path, *, config: str = "", tls: Tls | None = None, schedulers: int = 2
     ) -> None:
         self.directory = Path(directory).absolute()
-        self.port, self._distribution, self._mapper, self.tls_port = _free_ports(4)
+        self.port, self._distribution, self._mapper, self.tls_port = (free_port() for _ in range(4))
         self.name = f"fossa-{self.port}@localhost"
         self._config = config
         self._tls = tls
@@ -352,18 +349,3 @@ def _mapper() -> str:
     if found is None:
         raise BrokerNotInstalled("there is no epmd on the PATH: it is a part of Erlang, install it")
     return found
-
-
-def _free_ports(count: int) -> list[int]:
-    found: list[int] = []
-    # Not by the generator that test runners seed: those beside each other would find the same.
-    for port in random.SystemRandom().sample(_PORTS, 1000):
-        with socket.socket() as taken:
-            try:
-                taken.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    raise BrokerNotUp(f"no {count} ports from {_PORTS[0]} to {_PORTS[-1]} are free")
