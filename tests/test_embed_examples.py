@@ -152,20 +152,6 @@ with_flights = pytest.mark.skipif(
 )
 
 
-@pytest.mark.slow
-@with_flights
-def test_flights_tells_its_answer_and_where_it_lies(env, tmp_path):
-    ended = run([*FLIGHTS, "--data", tmp_path / "data"], env=env, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", ended.stdout)
-    assert re.search(r"answers at http://127\.0\.0\.1:\d+", ended.stdout)
-    assert "FlightDelays: complete (12/12 subtasks" in ended.stdout
-    worst = (tmp_path / "data" / "tables" / "worst_routes.csv").read_text().splitlines()[1]
-    _, origin, dest, *_ = worst.split(",")
-    assert f"{origin}-{dest}" in ended.stdout
-    assert str(tmp_path / "data" / "tables") in ended.stdout
-
-
 @with_flights
 def test_flights_ends_with_an_exit_status_where_a_model_failed(env, tmp_path):
     (tmp_path / "data").mkdir()
