@@ -18,6 +18,7 @@ from fossa_rabbitmq.connection import (
     Unroutable,
 )
 from fossa_rabbitmq.post import Post, again
+from fossa_rabbitmq.reports import REPEAT
 from fossa_rabbitmq.topology import declare_replies
 from fossa_rabbitmq.wire import BadMessage, Letter
 
@@ -27,6 +28,8 @@ LETTER_BYTES = 256 * 1024
 LOST_AFTER = 5.0
 #: Seconds between two looks for what is lost while nothing seems to be wrong.
 LOOK_INTERVAL = 30.0
+#: Seconds after which a node that has not spoken of a subtask again has it no more.
+SILENT_AFTER = 3 * REPEAT
 #: Seconds in which what has come home is back in this node's queue.
 HOME_WITHIN = 1.0
 #: Subtasks that are remembered for having been let go of.
@@ -52,6 +55,8 @@ class Sent:
     parcel: "Parcel | None" = None
     #: The node that has said that it runs it, or is about to.
     holder: str | None = None
+    #: When it said so last, of the monotonic clock.
+    heard: float = 0.0
 
     @property
     def begun(self) -> bool:
@@ -152,12 +157,23 @@ class Outbox:
         """What was published a while ago, and no node has said that it has any of it."""
         if not self._post.sending:
             return []
+        self._let_go_of_silent()
         long_ago = time.monotonic() - LOOK_INTERVAL
         return [
             parcel
             for parcel in self._parcels(begun=False)
             if parcel.sent < long_ago and not any(sent.begun for sent in parcel.sents)
         ]
+
+    def _let_go_of_silent(self) -> None:
+        """Of what another node still has it speaks: the rest it has given to somebody else."""
+        silent = time.monotonic() - SILENT_AFTER
+        since = self._post.fleet.since
+        if since is None or since > silent:
+            return  # nobody could be heard for so long
+        for sent in self._sent.values():
+            if sent.heard < silent:
+                sent.holder = None
 
     async def _send_lost(self, connection: Connection, suspects: list[Parcel]) -> list[Parcel]:
         """Send again those of them that are lost; which ones may still be in a queue."""
@@ -355,7 +371,7 @@ class Outbox:
         sent = self._sent.get(item.id)
         if sent is None:
             return
-        sent.holder = node_id
+        sent.holder, sent.heard = node_id, time.monotonic()
         if item.lines:
             sent.live.log(wire.lines_of(item))
         if item.fraction is not None:

@@ -433,6 +433,34 @@ async def test_a_subtask_that_waits_for_long_in_its_models_queue_is_not_lost(
     assert not book.repeated
 
 
+async def test_a_subtask_that_is_lost_after_a_node_that_lives_on_had_it(
+    nodes, book, broker, fresh_prefix, monkeypatch
+):
+    monkeypatch.setattr("fossa_rabbitmq.outbox.LOOK_INTERVAL", 0.5)
+    monkeypatch.setattr("fossa_rabbitmq.outbox.LOST_AFTER", 0.5)
+    monkeypatch.setattr("fossa_rabbitmq.outbox.SILENT_AFTER", 1.5)
+    monkeypatch.setattr("fossa_rabbitmq.reports.REPEAT", 0.3)
+    monkeypatch.setattr("fossa_rabbitmq.fleet.SETTLED_AFTER", 3.0)
+    source = plugin(broker.url, fresh_prefix)
+    a = await nodes.start("a", executor=source, PLUGINS=[Far()])
+    b = await nodes.start("b", source=source, SLOTS=1)
+    # It says that it has what it does not accept, until it knows of everybody else.
+    others = [faults_models.Single]
+    c = await nodes.start("c", source=source, ACCEPTED_MODEL_CLASSES=others)
+    await know_each_other(a, b, c)
+    outbox, queue = outbox_of(a), f"{fresh_prefix}.model.Work"
+    async with client(broker.url, fresh_prefix, a.governor.logger) as someone:
+        handle = await a.submit(**work(book, 2, gate=[0, 1]))
+        holders = {b.governor.id, c.governor.id}
+        await until(lambda: {sent.holder for sent in outbox._sent.values()} == holders)
+        await until_async(lambda: parked(someone, queue), 20)
+        await someone.purge(queue)
+        await until_async(lambda: holds(someone, queue), 20)
+        book.open()
+        await check(handle, book, 2)
+    assert not book.repeated
+
+
 async def parked(someone, queue):
     return not await someone.lacks(queue) and await holds(someone, queue)
 
