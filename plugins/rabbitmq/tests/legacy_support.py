@@ -6,11 +6,11 @@ that tracebacks may show. FOSSA_LEGACY_PYTHON names another interpreter than tha
 """
 
 import contextlib
+import functools
 import http
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +23,7 @@ import pika
 import pytest
 
 from fossa import Attempt, Outcome, Reason, Status, Task, new_id
+from fossa.testing import free_port
 from fossa_rabbitmq.legacy import QUEUE
 
 HERE = Path(__file__).parent
@@ -72,7 +73,7 @@ class LegacyNode:
         self.directory = Path(directory)
         self.log = self.directory / "legacy.log"
         python = sys.executable if role == "new" else interpreter()
-        self._command = [python, "-u", str(script), str(_free_port()), url, role]
+        self._command = [python, "-u", str(script), str(free_port()), url, role]
         self._role = role
         self._process = None
 
@@ -111,7 +112,10 @@ class LegacyNode:
     def submit(self, model, **construction):
         """Ask for `go()` over HTTP; returns the task's id."""
         document = {"model_class": model, "model_construction_kwargs": construction}
-        return self._http("task", json.dumps(document).encode())["task_id"]
+        body = json.dumps(document).encode()
+        # It answers before its processes do: until then it is at full capacity.
+        asked = functools.partial(self._if, http.HTTPStatus.SERVICE_UNAVAILABLE, "task", body)
+        return _until(asked, "a task is taken", self._words)["task_id"]
 
     def ended(self, task_id):
         """What it says of a task, once that has ended."""
@@ -122,14 +126,19 @@ class LegacyNode:
         _until(lambda: words in self._words(), f"the log has {words!r}", self._words)
 
     def _over(self, task_id):
+        # It has given the id away before it knows the task.
+        document = self._if(http.HTTPStatus.NOT_FOUND, f"task/{task_id}")
+        return document if document and document["status"] != "running" else None
+
+    def _if(self, not_yet, path, body=None):
+        """What it answers; None where that is this status."""
         try:
-            document = self._http(f"task/{task_id}")
+            return self._http(path, body)
         except urllib.error.HTTPError as error:
-            # It has given the id away before it knows the task.
-            if error.code != http.HTTPStatus.NOT_FOUND:
-                raise
+            with error:
+                if error.code != not_yet:
+                    raise
             return None
-        return document if document["status"] != "running" else None
 
     def _is_up(self):
         assert self._process.poll() is None, self._words()
@@ -214,11 +223,6 @@ def _until(found, what, more=lambda: ""):
         assert time.monotonic() < deadline, f"in {PATIENCE} s not so: {what}\n{more()}"
         time.sleep(0.05)
     return value
-
-
-def _free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 # recording
