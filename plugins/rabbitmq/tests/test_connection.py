@@ -93,11 +93,11 @@ class Taker:
 # connecting
 
 
-async def test_it_learns_who_the_broker_is_and_says_who_we_are(own_broker):
-    given = options(url=own_broker.url)
+async def test_it_learns_who_the_broker_is_and_says_who_we_are(tough_broker):
+    given = options(url=tough_broker.url)
     connection = await Connection.dial(given, "node-1: publish", LOGGER)
     assert connection.server["product"] == "RabbitMQ"
-    said = await asyncio.to_thread(own_broker.ctl, "list_connections", "client_properties")
+    said = await asyncio.to_thread(tough_broker.ctl, "list_connections", "client_properties")
     assert '"Fossa"' in said and "node-1: publish" in said
     await connection.close()
     assert await within(connection.closed) == "this node closed the connection"
@@ -596,20 +596,20 @@ async def test_an_answer_that_does_not_come_ends_the_connection(proxy):
             await connection.channel()
 
 
-async def test_a_memory_alarm_blocks_and_unblocks(own_broker):
-    async with dialled(own_broker.url) as connection:
+async def test_a_memory_alarm_blocks_and_unblocks(tough_broker):
+    async with dialled(tough_broker.url) as connection:
         channel = await connection.channel(confirms=True)
         said = asyncio.Queue()
         connection.on_blocked = said.put_nowait
         await channel.declare_queue("q")
         limit = ("set_vm_memory_high_watermark", "0.00001")
-        await asyncio.to_thread(own_broker.ctl, *limit)
+        await asyncio.to_thread(tough_broker.ctl, *limit)
         published = channel.publish("", "q", b"x", named(1))
         assert await within(said.get()) == connection.blocked
         assert "low on memory" in connection.blocked
         assert not published.done()
 
-        async with dialled(own_broker.url) as other:
+        async with dialled(tough_broker.url) as other:
             late = await other.channel(confirms=True)
             hanging = late.publish("", "q", b"x", named(2))
             async with asyncio.timeout(DEADLINE):
@@ -621,16 +621,16 @@ async def test_a_memory_alarm_blocks_and_unblocks(own_broker):
             with pytest.raises(ChannelClosed):
                 await within(hanging)
 
-        await asyncio.to_thread(own_broker.ctl, "set_vm_memory_high_watermark", "0.9")
+        await asyncio.to_thread(tough_broker.ctl, "set_vm_memory_high_watermark", "0.9")
         assert await within(said.get()) is None
         assert connection.blocked is None
         await within(published)
 
 
-async def test_closing_does_not_wait_for_a_broker_that_hangs(own_broker):
-    connection = await Connection.dial(options(url=own_broker.url), "test", LOGGER)
+async def test_closing_does_not_wait_for_a_broker_that_hangs(tough_broker):
+    connection = await Connection.dial(options(url=tough_broker.url), "test", LOGGER)
     channel = await connection.channel()
-    own_broker.pause()
+    tough_broker.pause()
     asked = asyncio.create_task(channel.declare_queue("x"))
     await asyncio.sleep(0)
     began = time.monotonic()
@@ -639,13 +639,13 @@ async def test_closing_does_not_wait_for_a_broker_that_hangs(own_broker):
     with pytest.raises(ChannelClosed):
         await within(asked)
     await connection.close()
-    own_broker.resume()
+    tough_broker.resume()
 
 
-async def test_a_user_without_rights_is_refused(own_broker):
+async def test_a_user_without_rights_is_refused(tough_broker):
     for words in (["add_user", "weak", "pw"], ["set_permissions", "weak", "^$", ".*", ".*"]):
-        await asyncio.to_thread(own_broker.ctl, *words)
-    async with dialled(f"amqp://weak:pw@127.0.0.1:{own_broker.port}/") as connection:
+        await asyncio.to_thread(tough_broker.ctl, *words)
+    async with dialled(f"amqp://weak:pw@127.0.0.1:{tough_broker.port}/") as connection:
         channel = await connection.channel()
         with pytest.raises(BrokerRefused, match="does not let us declare the queue x"):
             await channel.declare_queue("x")

@@ -123,8 +123,8 @@ async def test_a_broker_that_is_away_at_the_start(free_port, caplog):
 
 
 @pytest.mark.slow
-async def test_a_broker_that_is_killed_and_comes_back(own_broker, caplog):
-    async with Kept(own_broker.url) as kept:
+async def test_a_broker_that_is_killed_and_comes_back(tough_broker, caplog):
+    async with Kept(tough_broker.url) as kept:
 
         async def declares(connection):
             channel = await connection.channel(confirms=True)
@@ -137,10 +137,10 @@ async def test_a_broker_that_is_killed_and_comes_back(own_broker, caplog):
         await kept.up()
         message = pika.BasicProperties(message_id="1", delivery_mode=2)
         await kept.channel.publish("", "kept", b"x", message)
-        await asyncio.to_thread(own_broker.wait_for_disk)
-        own_broker.kill()
+        await asyncio.to_thread(tough_broker.wait_for_disk)
+        tough_broker.kill()
         await kept.lost()
-        await asyncio.to_thread(own_broker.start)
+        await asyncio.to_thread(tough_broker.start)
         await kept.up()
         async with asyncio.timeout(DEADLINE):
             while (found := await kept.channel.get("kept")) is None:

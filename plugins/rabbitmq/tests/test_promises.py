@@ -150,8 +150,8 @@ async def test_a_reply_that_nobody_waits_for_any_more_is_sent_all_the_same(
 
 
 @pytest.mark.slow
-async def test_the_time_of_a_blocked_broker_is_not_ours(start_node, own_broker, caplog, tmp_path):
-    start_node.options |= {"url": own_broker.url, "publish_timeout": 0.5}
+async def test_the_time_of_a_blocked_broker_is_not_ours(start_node, tough_broker, caplog, tmp_path):
+    start_node.options |= {"url": tough_broker.url, "publish_timeout": 0.5}
     b = await start_node("b", alone=True)
     a = await start_node("a", SOURCES=[], PLUGINS=[Far()])
     go = tmp_path / "go"
@@ -159,11 +159,11 @@ async def test_the_time_of_a_blocked_broker_is_not_ours(start_node, own_broker, 
     handle = await a.submit("Sends", model_construction_kwargs={"subtasks": subtasks})
     await eventually(lambda: b.governor.status()["running"])
     limit = "set_vm_memory_high_watermark"
-    await asyncio.to_thread(own_broker.ctl, limit, "0.00001")
+    await asyncio.to_thread(tough_broker.ctl, limit, "0.00001")
     go.touch()
     await eventually(lambda: any("takes no messages" in why for why in b.governor.not_ready()))
     await asyncio.sleep(1)
-    await asyncio.to_thread(own_broker.ctl, limit, "0.9")
+    await asyncio.to_thread(tough_broker.ctl, limit, "0.9")
     assert (await handle.outcome(PATIENCE)).complete
     assert "no confirm within" not in caplog.text
 

@@ -59,9 +59,9 @@ def own_broker(tmp_path: Path) -> Iterator[PrivateBroker]:
         yield mine
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tough_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateBroker]:
-    """A broker that the tests of a module hurt in turn: each leaves it running and well."""
+    """A broker that tests hurt in turn: each leaves it running and well."""
     demand_rabbitmq()
     with _ToughBroker(tmp_path_factory.mktemp("tough")) as mine:
         yield mine
