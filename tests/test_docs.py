@@ -35,11 +35,12 @@ from attrs import define, field, frozen
 from sqs_support import Server
 
 import fossa
-from fossa import BaseConfig
+from fossa import BaseConfig, new_id
 from fossa.cli import main
 from fossa.hookspecs import hookspec
 from fossa.testing import free_port
-from fossa_rabbitmq.testing.fixtures import own_broker  # noqa: F401 - found by its name
+from fossa_rabbitmq.testing import PrivateBroker
+from fossa_rabbitmq.testing.fixtures import broker, own_broker  # noqa: F401 - found by their names
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -288,13 +289,35 @@ def sqs():
         }
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if any(blocks(p))], ids=name_of)
+#: The variables by which a page's snippets find a broker.
+BROKER = ("RABBITMQ_URL", "FOSSA_VIA")
+WITH_SNIPPETS = [page for page in PAGES if any(blocks(page))]
+WITH_BROKER = [p for p in WITH_SNIPPETS if any(name in p.read_text() for name in BROKER)]
+
+
+@pytest.fixture
+def empty_broker(request, broker):  # noqa: F811 - a fixture
+    """Where a broker has no queues yet: a virtual host is made sooner than a broker is started."""
+    if not isinstance(broker, PrivateBroker):
+        return request.getfixturevalue("own_broker").url
+    name = new_id()
+    broker.ctl("add_vhost", name)
+    broker.ctl("set_permissions", "--vhost", name, "guest", ".*", ".*", ".*")
+    return broker.url.removesuffix("%2F") + name
+
+
+@pytest.mark.parametrize("page", WITH_BROKER, ids=name_of)
+def test_every_snippet_with_a_broker_does_what_the_page_says(page, tmp_path, empty_broker):
+    follow(page, tmp_path, {name: empty_broker for name in BROKER if name in page.read_text()})
+
+
+@pytest.mark.parametrize("page", [p for p in WITH_SNIPPETS if p not in WITH_BROKER], ids=name_of)
 def test_every_snippet_does_what_the_page_says(page, tmp_path, request):
-    wanted = [name for name in ("RABBITMQ_URL", "FOSSA_VIA") if name in page.read_text()]
-    url = request.getfixturevalue("own_broker").url if wanted else ""
-    brokers = dict.fromkeys(wanted, url)
-    if "AWS_ENDPOINT_URL" in page.read_text():
-        brokers |= request.getfixturevalue("sqs")
+    aws = "AWS_ENDPOINT_URL" in page.read_text()
+    follow(page, tmp_path, request.getfixturevalue("sqs") if aws else {})
+
+
+def follow(page, tmp_path, brokers):
     session = Session(tmp_path, free_port(), brokers)
     try:
         for block in blocks(page):
