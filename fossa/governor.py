@@ -20,6 +20,7 @@ from fossa.deliveries import Deliveries
 from fossa.errors import (
     DeliveredTooOften,
     FossaError,
+    LedgerError,
     NodeStopped,
     NodeStopping,
     NotBegun,
@@ -27,7 +28,6 @@ from fossa.errors import (
     QueueFull,
     TaskRefused,
     TooLate,
-    UnknownTask,
 )
 from fossa.guarding import OWNER, Guard, title_of
 from fossa.ledger import Ledger
@@ -243,7 +243,10 @@ class Governor(Node):
     def _take_up(self, live: LiveTask, *, lost: bool) -> None:
         """Go on with a task of an earlier boot; `lost`: an attempt was under way."""
         live.row.crashes += lost
-        if live.row.crashes >= self.composition.CRASH_ATTEMPTS:
+        if live.task.model not in self.composition.models:
+            text = f"since it was accepted, {live.task.model} is no model of this node any more"
+            self._chore(self._end(live, self._outcome_now(live, Reason.REFUSED, text)))
+        elif live.row.crashes >= self.composition.CRASH_ATTEMPTS:
             text = f"the node died under it {live.row.crashes} times"
             self._chore(self._end(live, self._outcome_now(live, Reason.LOST_NODE, text)))
         else:
@@ -255,8 +258,9 @@ class Governor(Node):
         try:
             outcome = await self.outcome(task.id)
             live.row.owed = (await self.record(task.id)).owed
-        except (NodeStopped, UnknownTask):
-            # It has left this node meanwhile: whoever has it next settles with its outcome.
+        except FossaError:
+            # It has left this node meanwhile, or the ledger cannot be read: whoever has it next
+            # settles with its outcome.
             await self._deliveries.give_back(task.id, delivery)
             return
         live.row.outcome = outcome
@@ -541,8 +545,11 @@ class Governor(Node):
         parent.adopt(live)
         done_before = parent.finished_keys and parent.finished_keys.get(live.task.key or "")
         if done_before:
-            self._chore(self._deliver_again(parent, live, done_before.pop()))
-            return
+            self._chore(self._deliver_again(parent, live, done_before.pop(), refused))
+        else:
+            self._take_child(live, refused)
+
+    def _take_child(self, live: LiveTask, refused: str | None) -> None:
         self._live[live.task.id] = live
         self._ledger.insert(live.task, live.row)
         self._hooks.observe("fossa_task_accepted", task=live.task)
@@ -551,11 +558,18 @@ class Governor(Node):
         else:
             self._enqueue(live)
 
-    async def _deliver_again(self, parent: LiveTask, live: LiveTask, task_id: str) -> None:
+    async def _deliver_again(
+        self, parent: LiveTask, live: LiveTask, task_id: str, refused: str | None
+    ) -> None:
         """A subtask that is complete since an earlier attempt of its parent: once is enough."""
-        record = await self._ledger.get(task_id)
-        assert record is not None
-        assert record.outcome is not None
+        try:
+            record = await self._ledger.get(task_id)
+        except LedgerError:
+            record = None
+        if record is None or record.outcome is None:  # it was too old to be kept, a moment ago
+            if live.cancelling is None:
+                self._take_child(live, refused)
+            return
         parent.child_ended(live, record.outcome)
         if live.deliver is not None and parent.cancelling is None:
             live.deliver(record.task, record.outcome)
@@ -659,7 +673,7 @@ class Governor(Node):
         return Outcome(
             status=status,
             reason=reason,
-            message=text,
+            message=text.encode("utf-8", "backslashreplace").decode(),
             attempt=live.row.attempts,
             started=live.row.started,
             finished=time.time(),

@@ -114,8 +114,9 @@ class Ledger:
     def log(self, task_id: str, first: int, lines: Sequence[LogLine]) -> None:
         """Record lines of a task; `first` is the position of the first of them, from 1."""
         for n, line in enumerate(lines, first):
-            # SQLite takes a NUL for the end of a text.
+            # SQLite takes a NUL for the end of a text; UTF-8 has no lone surrogates.
             text = line.text.replace("\0", "\N{SYMBOL FOR NULL}")
+            text = text.encode("utf-8", "backslashreplace").decode()
             row = (task_id, n, line.attempt, line.time, line.level, line.stream, text)
             self._logs.append(row)
         self._wake.set()
@@ -138,11 +139,11 @@ class Ledger:
             if not self._has_work():
                 continue
             batch = self._take()
-            statements = batch.statements()
             self._going = batch.deletes
             try:
+                statements = batch.statements()
                 await self._write_thread.run(partial(self._commit, statements))
-            except sqlite3.Error as error:
+            except Exception as error:
                 self.trouble = f"{type(error).__name__}: {error}"
                 self._put_back(batch)
                 if self._closing:

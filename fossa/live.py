@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 
 class Lane:
-    """One of a parent's lanes while subtasks have it: several only where they share a slot."""
+    """One of a parent's lanes while subtasks have it: several only where they share a slot.
 
-    __slots__ = ("number", "users")
+    It goes back to where it came from: another attempt of the parent has lanes of its own.
+    """
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    __slots__ = ("home", "number", "users")
+
+    def __init__(self, number: int, home: list[int]) -> None:
+        self.number, self.home = number, home
         self.users: set[LiveTask] = set()
 
 
@@ -224,7 +227,8 @@ class LiveTask:
         if not parent.free_lanes:
             wait(self)
             return False
-        self.join_lane(Lane(heapq.heappop(parent.free_lanes)))
+        free = parent.free_lanes
+        self.join_lane(Lane(heapq.heappop(free), free))
         return True
 
     def join_lane(self, lane: "Lane") -> None:
@@ -245,13 +249,13 @@ class LiveTask:
         if lane is None or parent is None:
             return None
         lane.users.discard(self)
-        if lane.users or lane.number >= parent.limit:
+        if lane.users or lane.home is not parent.free_lanes:
             return None
         sibling = parent.waiting_child()
         if sibling is not None:
-            sibling.join_lane(Lane(lane.number))
+            sibling.join_lane(Lane(lane.number, lane.home))
         else:
-            heapq.heappush(parent.free_lanes, lane.number)
+            heapq.heappush(lane.home, lane.number)
         return sibling
 
     def begin_again(self) -> None:

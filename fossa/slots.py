@@ -302,7 +302,7 @@ class Slots:
 
     def _share(self, live: "LiveTask", executor: Executor, places: int) -> int:
         """How many attempts go together: what is queued is spread over all slots first."""
-        if live.suspect or live.task.timeout is not None:
+        if live.suspect or live.row.attempts or live.task.timeout is not None:
             return 1
         waiting, among = self._line(live, places)
         fitting = partial(self.durations.fitting, live)

@@ -5,6 +5,7 @@ import sqlite3
 import time
 
 import pytest
+from attrs import evolve
 from msgspec.json import encode
 
 from fossa.errors import LedgerError
@@ -46,6 +47,32 @@ async def put(ledger, *tasks, **kwargs):
     for each in tasks:
         ledger.insert(each, state(**kwargs))
     await ledger.committed()
+
+
+async def test_a_text_that_utf_8_cannot_carry_is_kept_with_an_escape(ledger):
+    given = task()
+    await put(ledger, given)
+    line = LogLine(time=1.0, level="INFO", stream="model", text="odd \udc80\0", attempt=1)
+    ledger.log(given.id, 1, [line])
+    async with asyncio.timeout(10):
+        await ledger.committed()
+    assert [kept.text for _, kept in await ledger.logs(given.id, 0, 10)] == ["odd \\udc80\u2400"]
+
+
+async def test_a_row_that_cannot_be_written_is_a_trouble_that_is_told(ledger):
+    given = task()
+    ledger.insert(given, state(Status.FAILED))
+    odd = state(Status.FAILED)
+    odd.outcome = evolve(odd.outcome, message="odd \udc80")
+    ledger.insert(given, odd)
+    async with asyncio.timeout(10):
+        while ledger.trouble is None:
+            await asyncio.sleep(0.01)
+    assert "UnicodeEncodeError" in ledger.trouble
+    ledger.insert(given, state())
+    async with asyncio.timeout(10):
+        await ledger.committed()
+    assert ledger.trouble is None
 
 
 async def test_what_is_committed_can_be_read(ledger):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import models
 from fossa import Fossa, Reason, Status
 from fossa.errors import LedgerError, StateDirInUse
 from fossa.tasks import Delivery, Request
@@ -174,6 +175,48 @@ async def test_a_retry_does_only_what_failed(tmp_path):
         await node.governor.outcome(again.id)
         ran = journal.read_text().split()
         assert [ran.count(str(i)) for i in range(5)] == [1, 1, 1, 1, 2]
+
+
+async def test_what_a_retry_need_not_repeat_and_is_kept_no_more_is_done_again(
+    tmp_path, monkeypatch
+):
+    journal = tmp_path / "journal"
+    request = journal_task(journal, fail_at=4, count=5)
+    async with running(Durable, STATE_DIR=tmp_path / "state") as node:
+        handle = await node.submit(**request)
+        assert (await handle.outcome(30)).reason is Reason.SUBTASK_FAILED
+        kept, ledger = {r.task.id for r in await handle.subtasks()}, node.governor._ledger
+        get = ledger.get
+
+        async def retention_was_there(task_id):
+            return None if task_id in kept else await get(task_id)
+
+        monkeypatch.setattr(ledger, "get", retention_was_there)
+        again = await node.governor.retry(handle.id)
+        async with asyncio.timeout(30):
+            await node.governor.outcome(again.id)
+        ran = journal.read_text().split()
+        assert [ran.count(str(i)) for i in range(5)] == [2, 2, 2, 2, 2]
+
+
+async def test_a_task_whose_model_is_accepted_no_more_fails_and_holds_nobody_up(tmp_path):
+    journal = tmp_path / "journal"
+    process, (begun, queued) = node_that_will_be_killed(
+        tmp_path / "state", [journal_task(journal, wait_at=1, count=3)] * 2
+    )
+    await until(lambda: journal.exists() and "1" in journal.read_text().split())
+    await kill(process)
+    others = [models.Echo]
+    async with running(
+        Durable, STATE_DIR=tmp_path / "state", ACCEPTED_MODEL_CLASSES=others
+    ) as node:
+        for task_id in (begun, queued):
+            outcome = await (await node.task(task_id)).outcome(10)
+            assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.REFUSED)
+            assert "Journal is no model of this node any more" in outcome.message
+        said = await node.submit("Echo", "say", method_kwargs={"what": 1})
+        assert (await said.outcome(10)).complete
+        assert node.governor.status()["slots_free"] == 1
 
 
 async def test_a_delivery_is_settled_last_and_given_back_at_a_stop(tmp_path):

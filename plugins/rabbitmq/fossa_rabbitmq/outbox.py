@@ -146,10 +146,10 @@ class Outbox:
         suspects = self._parcels(begun=False)
         while not connection.closed.done():
             try:
-                while suspects:
-                    suspects = await self._send_lost(connection, suspects)
-                await asyncio.sleep(LOOK_INTERVAL)
-                await self._send_lost(connection, self._unheard_of())
+                suspects = await self._send_lost(connection, suspects)
+                if not suspects:
+                    await asyncio.sleep(LOOK_INTERVAL)
+                suspects = list({*suspects, *self._unheard_of()})
             except BrokerGone:
                 return  # the next connection looks again
 
@@ -227,6 +227,7 @@ class Outbox:
         if self._sent.get(sent.attempt.task.id) is sent:
             del self._sent[sent.attempt.task.id]
         sent.parcel = None  # it knows this one: both would be garbage for Python to find
+        sent.holder = None
         sent.gone.set_result(None)
         if not sent.outcome.done():
             sent.outcome.cancel()

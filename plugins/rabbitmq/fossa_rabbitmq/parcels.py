@@ -107,6 +107,8 @@ class GuestParcel:
         self._settle()
 
     async def _admit(self, subtask: wire.Subtask, reservation: Reservation | None) -> None:
+        if subtask.id not in self._waiting:
+            return  # it has come again in a message that was read meanwhile
         if self._guests.was_cancelled(subtask.id):
             gone = wire.OutcomeDocument(Status.CANCELLED, Reason.CANCELLED, "cancelled")
             self.answer(subtask, gone)

@@ -14,7 +14,14 @@ from attrs import evolve
 
 from fossa import FossaError, Node, new_id
 from fossa_rabbitmq import wire
-from fossa_rabbitmq.connection import BrokerGone, Channel, Connection, Message, NoSuchQueue
+from fossa_rabbitmq.connection import (
+    BrokerGone,
+    Channel,
+    Connection,
+    Message,
+    NoSuchQueue,
+    Unroutable,
+)
 from fossa_rabbitmq.fleet import LOOKS, PRESENCE_INTERVAL, Fleet
 from fossa_rabbitmq.link import Link
 from fossa_rabbitmq.options import Options
@@ -347,8 +354,13 @@ class Post:
         }
         letter = Letter(message.body, carried(message.properties, why))
         dead = self.topology.dead
-        # The broker took it once, however long it is.
-        await self.send(letter, dead, exchange=dead, limited=False)
+        try:
+            # The broker took it once, however long it is.
+            await self.send(letter, dead, exchange=dead, limited=False)
+        except Unroutable as error:
+            # It is made anew with the connection, on which the message comes again.
+            self.taking.restart(f"the queue {dead} is not there")
+            raise BrokerGone(str(error)) from error
         self.node.logger.warning("a message of %s is a dead letter now: %s", message.queue, detail)
 
     async def park(self, letter: Letter, model: str) -> None:

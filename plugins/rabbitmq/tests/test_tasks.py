@@ -8,7 +8,7 @@ import time
 import far_models
 import pika
 import pytest
-from node_support import Far, eventually, page
+from node_support import PATIENCE, Far, eventually, page
 
 from fossa import Reason, Sink, Status
 from fossa.brokers import connect
@@ -284,6 +284,29 @@ async def test_what_cannot_be_run_is_a_dead_letter_and_the_queue_flows_on(start_
             assert told in reply["outcome"]["message"]
         assert (await client.ask(ECHO, correlation_id=f"after {what}"))["outcome"]["result"]
     await nothing_is_left(node, client)
+
+
+async def test_a_dead_letter_whose_queue_somebody_has_deleted(start_node, client):
+    """It is made anew, and nothing is held for want of it."""
+    node = await start_node("a")
+    await client.delete("dead")
+    await client.send(b"{")
+    async with asyncio.timeout(PATIENCE):
+        while not await client.do(there, client, f"{client.prefix}.dead"):
+            await asyncio.sleep(0.05)
+    headers, _, letter = await client.dead()
+    assert (headers["fossa-reason"], letter) == ("bad_json", b"{")
+    assert (await client.ask(ECHO, correlation_id="after"))["outcome"]["result"]
+    await nothing_is_left(node, client)
+
+
+def there(client, queue):
+    """Whether there is such a queue: a question that ends the channel it is asked on."""
+    try:
+        client._connection.channel().queue_declare(queue, passive=True)
+    except pika.exceptions.ChannelClosedByBroker:
+        return False
+    return True
 
 
 async def nothing_is_left(node, client):
