@@ -1,6 +1,9 @@
 """The lanes of a parent's subtasks, over its attempts."""
 
+from types import SimpleNamespace
+
 from fossa.live import LiveTask
+from fossa.slots import Slots
 from fossa.tasks import Task, new_id
 
 
@@ -44,3 +47,25 @@ def test_what_outlives_its_parents_attempt_gives_no_lane_to_the_next():
     parent.waiting_children.clear()
     assert other.leave_lane() is None
     assert parent.free_lanes == []
+
+
+class Known:
+    """Durations by which any number of attempts may share a slot."""
+
+    def fitting(self, live, seconds):
+        return 100
+
+    def short(self, live):
+        return True
+
+
+def test_what_is_tried_again_leads_nobody():
+    """It looks first at what it need not repeat: those behind it would begin before it."""
+    far = SimpleNamespace(name="far", remote=True, chunk=256, models=None)
+    slots = Slots(1, {}, lambda *_: None, [far], lambda *_: 3)
+    slots.durations = Known()
+    parent = live()
+    (first, *_), _ = children(parent, 100)
+    assert slots._share(first, far, 4) > 4
+    first.row.attempts = 1
+    assert slots._share(first, far, 4) == 1
