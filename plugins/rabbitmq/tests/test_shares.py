@@ -44,12 +44,12 @@ async def naps(node, **kwargs):
     return handle
 
 
-async def gated(node, gate, count=40):
+async def gated(node, gate, count=40, seconds=0.02, number=8):
     """Naps whose durations are known, with a long one among them."""
     kwargs = {"count": 10, "seconds": 0.02, "number": -1}
     first = await node.submit("Gates", model_construction_kwargs=kwargs)
     assert (await first.outcome(PATIENCE)).complete
-    kwargs = {"count": count, "seconds": 0.02, "number": 8, "gate": str(gate)}
+    kwargs = {"count": count, "seconds": seconds, "number": number, "gate": str(gate)}
     return await node.submit("Gates", model_construction_kwargs=kwargs)
 
 
@@ -219,6 +219,77 @@ async def test_a_second_message_of_a_node_that_has_gone_while_the_first_is_being
     await client.do(client._connection.process_data_events, 0.1)
     said = [properties.type for _, replies in client.replies.items() for properties, _ in replies]
     assert said.count(wire.OUTCOMES) == back
+
+
+async def test_what_comes_in_two_messages_at_once_is_settled_with_both(
+    start_node, client, fresh_prefix
+):
+    """The first one's other subtask is being looked up when the second comes."""
+    b = await start_node("b", SLOTS=3)
+    sender, parent_id = wire.NodeName(id=new_id(), name="x"), new_id()
+    (source,) = b.governor.composition.sources
+    for number in range(1, 11):
+        first, second = (
+            wire.Subtask(
+                id=new_id(), parent=parent_id, root=parent_id, depth=1, key="0", model="Naps",
+                method="nap", arguments=Raw(b'{"method_kwargs":{"number":1,"seconds":0.05}}'),
+                attempt=1,
+            )
+            for _ in range(2)
+        )  # fmt: skip
+        letters = [
+            wire.letter(
+                wire.SUBTASKS,
+                wire.Subtasks(sender, subtasks),
+                message_id=new_id(),
+                reply_to=client.queue,
+                headers={wire.AGAIN_HEADER: True},
+            )
+            for subtasks in ([first, second], [second])
+        ]
+
+        def send(letters=letters):
+            channel = client._connection.channel()  # no confirms: one right after the other
+            for letter in letters:
+                channel.basic_publish(
+                    "", f"{fresh_prefix}.subtasks", letter.body, letter.properties
+                )
+            channel.close()
+
+        await client.do(send)
+        async with asyncio.timeout(PATIENCE):
+            while len(await page(b)) < 2 * number:
+                await asyncio.sleep(0.01)
+        await eventually(lambda: not source._guests.held and not b.governor._live)
+    assert not source._guests.reports._watches
+
+
+def some_ended(parcel):
+    return any(sent.outcome.done() for sent in parcel.sents)
+
+
+async def test_what_is_lost_is_missed_also_where_another_of_its_message_has_ended(
+    start_node, tmp_path, monkeypatch
+):
+    b = await start_node("b", alone=True)
+    a = await parent(start_node)
+    gate = tmp_path / "gate"
+    # Each takes so long that its node speaks of it.
+    handle = await gated(a, gate, seconds=0.3, number=4)
+    await held_up(gate, b)
+    (executor,) = [e for e in a.governor.composition.executors if e.name == "rabbitmq"]
+    outbox = executor._outbox
+    for name in ("outbox.LOOK_INTERVAL", "outbox.SILENT_AFTER"):
+        monkeypatch.setattr(f"fossa_rabbitmq.{name}", 0.5)
+    together = await eventually(lambda: [p for p in outbox._parcels(begun=True) if some_ended(p)])
+    assert any(sent.begun for sent in together[0].sents)
+    monkeypatch.setattr("fossa_rabbitmq.reports.Reports._report", lambda reports: None)
+    await asyncio.sleep(1)
+    missed = {sent.attempt.task.id for p in outbox._unheard_of() for sent in p.sents}
+    assert outbox._sent.keys() <= missed
+    gate.touch()
+    await handle.cancel()
+    await handle.outcome(PATIENCE)
 
 
 async def test_what_a_message_has_no_room_for_is_sent_later(start_node, monkeypatch, sizes):
