@@ -49,7 +49,7 @@ class GuestParcel:
         self._left: list[wire.Subtask] = []
         #: By model: those that this node does not accept, and why.
         self._unaccepted: dict[str, list[tuple[wire.Subtask, str]]] = {}
-        #: Messages on their way to the parent's node, about what has left.
+        #: Messages on their way to the parent's node.
         self._telling = 0
         self._ready: list[tuple[wire.SubtaskOutcome, asyncio.Future[None]]] = []
         self._flush: asyncio.TimerHandle | None = None
@@ -252,6 +252,7 @@ class GuestParcel:
             self._flush = None
         ready, self._ready = self._ready, []
         if ready:
+            self._telling += 1
             self._guests.do(self._tell(ready))
 
     async def _tell(self, ready: "list[tuple[wire.SubtaskOutcome, asyncio.Future[None]]]") -> None:
@@ -259,6 +260,7 @@ class GuestParcel:
         for _, told in ready:
             if not told.done():
                 told.set_result(None)
+        self._telling -= 1
         self._settle()
 
     async def _send(self, items: list[wire.SubtaskOutcome]) -> None:

@@ -264,6 +264,51 @@ async def test_what_comes_in_two_messages_at_once_is_settled_with_both(
     assert not source._guests.reports._watches
 
 
+async def test_a_message_is_settled_once_its_outcomes_are_confirmed_and_no_sooner(
+    start_node, client, fresh_prefix, tmp_path, monkeypatch
+):
+    """Also where what kept it here has come again in another message."""
+    b = await start_node("b", SLOTS=3)
+    sender, parent_id, gate = wire.NodeName(id=new_id(), name="x"), new_id(), tmp_path / "gate"
+    quick, slow = (
+        wire.Subtask(
+            id=new_id(), parent=parent_id, root=parent_id, depth=1, key="0", model="Gates",
+            method="nap", arguments=Raw(json.dumps({"method_kwargs": kwargs}).encode()), attempt=1,
+        )
+        for kwargs in (
+            {"number": 1, "seconds": 0.01, "gate": ""},
+            {"number": 2, "seconds": 0.01, "gate": str(gate)},
+        )
+    )  # fmt: skip
+
+    async def send(*subtasks):
+        content = wire.Subtasks(sender, list(subtasks))
+        letter = wire.letter(wire.SUBTASKS, content, message_id=new_id(), reply_to=client.queue)
+        publish = client._channel.basic_publish
+        await client.do(publish, "", f"{fresh_prefix}.subtasks", letter.body, letter.properties)
+
+    (source,) = b.governor.composition.sources
+    guests, confirmed = source._guests, asyncio.Event()
+    publish = guests.post.send
+
+    async def late(*arguments, **options):
+        await confirmed.wait()
+        await publish(*arguments, **options)
+
+    monkeypatch.setattr(guests.post, "send", late)
+    await send(quick, slow)
+    await eventually(lambda: [p for p in guests.parcels.values() if p._ready])
+    (first,) = guests.held
+    await send(slow)
+    await eventually(lambda: guests.parcels[slow.id].held is not first)
+    await asyncio.sleep(0.1)
+    assert not first.over
+    confirmed.set()
+    await eventually(lambda: first.over)
+    gate.touch()
+    await eventually(lambda: not guests.held)
+
+
 def some_ended(parcel):
     return any(sent.outcome.done() for sent in parcel.sents)
 
