@@ -36,7 +36,7 @@ class Reason(StrEnum):
     EXECUTOR = "executor"
     #: Its source could keep its delivery no longer.
     LEASE_OVER = "lease_over"
-    #: A model made it as a subtask and this node does not accept it.
+    #: This node does not accept it, and a model made it as a subtask; or accepts its model no more.
     REFUSED = "refused"
 
     @property
