@@ -372,6 +372,12 @@ class Governor(Node):
     def _enqueue(self, live: LiveTask) -> None:
         live.timer = None
         live.row.status = Status.QUEUED
+        if live.top_level and self._state in ("stopping", "stopped"):
+            # As everything that has not begun: it is left to others at once.
+            self._slots.leave(live)
+            self._chore(self._give_back(live))
+            self._idle.set()
+            return
         try:
             live.executor = self._choose_executor(live)
         except Exception as error:
@@ -517,8 +523,7 @@ class Governor(Node):
         live.row.status = Status.QUEUED
         self._ledger.update(live.task.id, live.row)
         if self._state != "running" and live.top_level:
-            self._chore(self._give_back(live))
-            self._idle.set()
+            self._enqueue(live)
             return
         live.timer = asyncio.get_running_loop().call_later(delay, self._enqueue, live)
 

@@ -134,3 +134,25 @@ async def test_only_what_is_surely_new_and_comes_again_is_admitted_at_once(busy)
     await node.stop()
     with pytest.raises(NodeStopped):
         admit_now(often.delivery(1))
+
+
+async def test_what_is_being_looked_up_when_a_stop_begins_is_given_back_at_once(busy, monkeypatch):
+    node, long = busy
+    comings, ledger = Comings(node), node.governor._ledger
+    get, asked, read = ledger.get, asyncio.Event(), asyncio.Event()
+
+    async def slow(task_id):
+        asked.set()
+        await read.wait()
+        return await get(task_id)
+
+    monkeypatch.setattr(ledger, "get", slow)
+    coming = asyncio.create_task(comings.come(2))
+    await asked.wait()
+    stopping = asyncio.create_task(node.stop(timeout=10))
+    await until(lambda: node.governor.status()["state"] == "stopping")
+    read.set()
+    await until(lambda: comings.settled == [(2, "back")], 5)
+    await coming
+    await long.cancel()
+    await stopping
