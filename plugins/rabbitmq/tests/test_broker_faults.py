@@ -407,18 +407,23 @@ async def test_a_subtask_that_is_lost_after_a_stopping_node_had_it(
     assert len(book.lines("begin")) == 2
 
 
+async def one_that_parks(nodes, broker, prefix):
+    """A parent's node, one for its subtasks, and one that moves them to their model's queue."""
+    source = plugin(broker.url, prefix)
+    a = await nodes.start("a", executor=source, PLUGINS=[Far()])
+    b = await nodes.start("b", source=source, SLOTS=1)
+    others = [faults_models.Single]
+    c = await nodes.start("c", source=source, ACCEPTED_MODEL_CLASSES=others)
+    await know_each_other(a, b, c)
+    return a, b, c
+
+
 async def test_a_subtask_that_waits_for_long_in_its_models_queue_is_not_lost(
     nodes, book, broker, fresh_prefix, monkeypatch, caplog
 ):
     monkeypatch.setattr("fossa_rabbitmq.outbox.LOOK_INTERVAL", 0.5)
     monkeypatch.setattr("fossa_rabbitmq.outbox.LOST_AFTER", 0.5)
-    source = plugin(broker.url, fresh_prefix)
-    a = await nodes.start("a", executor=source, PLUGINS=[Far()])
-    b = await nodes.start("b", source=source, SLOTS=1)
-    # One that does not accept the model moves what it gets to the model's queue.
-    others = [faults_models.Single]
-    c = await nodes.start("c", source=source, ACCEPTED_MODEL_CLASSES=others)
-    await know_each_other(a, b, c)
+    a, _, c = await one_that_parks(nodes, broker, fresh_prefix)
     # Until then it waits for others to be heard, and says that it has what it does not accept.
     await until(lambda: not post_of(c).fleet.settled)
     async with client(broker.url, fresh_prefix, a.governor.logger) as someone:
@@ -441,16 +446,11 @@ async def test_a_subtask_that_is_lost_after_a_node_that_lives_on_had_it(
     monkeypatch.setattr("fossa_rabbitmq.outbox.SILENT_AFTER", 1.5)
     monkeypatch.setattr("fossa_rabbitmq.reports.REPEAT", 0.3)
     monkeypatch.setattr("fossa_rabbitmq.fleet.SETTLED_AFTER", 3.0)
-    source = plugin(broker.url, fresh_prefix)
-    a = await nodes.start("a", executor=source, PLUGINS=[Far()])
-    b = await nodes.start("b", source=source, SLOTS=1)
-    # It says that it has what it does not accept, until it knows of everybody else.
-    others = [faults_models.Single]
-    c = await nodes.start("c", source=source, ACCEPTED_MODEL_CLASSES=others)
-    await know_each_other(a, b, c)
+    a, b, c = await one_that_parks(nodes, broker, fresh_prefix)
     outbox, queue = outbox_of(a), f"{fresh_prefix}.model.Work"
     async with client(broker.url, fresh_prefix, a.governor.logger) as someone:
         handle = await a.submit(**work(book, 2, gate=[0, 1]))
+        # It says that it has what it does not accept, until it knows of everybody else.
         holders = {b.governor.id, c.governor.id}
         await until(lambda: {sent.holder for sent in outbox._sent.values()} == holders)
         await until_async(lambda: parked(someone, queue), 20)

@@ -8,7 +8,8 @@ import time
 import pika
 import pytest
 
-from fossa import testing, use
+from fossa import use
+from fossa.testing import free_port
 from fossa_rabbitmq.connection import (
     BrokerGone,
     BrokerRefused,
@@ -120,9 +121,10 @@ async def test_what_will_not_pass_is_refused(broker, login, vhost, said):
     assert "s3cret" not in str(caught.value)
 
 
-async def test_nothing_listens(free_port):
+async def test_nothing_listens():
+    port = free_port()
     with pytest.raises(BrokerGone, match="connection refused"):
-        await Connection.dial(options(url=f"amqp://127.0.0.1:{free_port}"), "test", LOGGER)
+        await Connection.dial(options(url=f"amqp://127.0.0.1:{port}"), "test", LOGGER)
 
 
 async def test_no_such_host():
@@ -130,18 +132,20 @@ async def test_no_such_host():
         await Connection.dial(options(url="amqp://nowhere.invalid"), "test", LOGGER)
 
 
-async def test_a_black_hole_is_given_up_in_time(free_port):
-    with socket.create_server(("127.0.0.1", free_port)):
+async def test_a_black_hole_is_given_up_in_time():
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         began = time.monotonic()
-        given = options(url=f"amqp://127.0.0.1:{free_port}", connect_timeout=0.3)
+        given = options(url=f"amqp://127.0.0.1:{port}", connect_timeout=0.3)
         with pytest.raises(BrokerGone, match=r"no answer within 0\.3 s"):
             await Connection.dial(given, "test", LOGGER)
         assert time.monotonic() - began < 2
 
 
-async def test_cancelled_while_connecting_leaves_nothing(free_port):
-    with socket.create_server(("127.0.0.1", free_port)):
-        url = f"amqp://127.0.0.1:{free_port}"
+async def test_cancelled_while_connecting_leaves_nothing():
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        url = f"amqp://127.0.0.1:{port}"
         dialling = asyncio.create_task(Connection.dial(options(url=url), "test", LOGGER))
         await asyncio.sleep(0.05)
         dialling.cancel()
@@ -655,8 +659,3 @@ async def test_a_broker_that_stops_says_why(own_broker):
     async with dialled(own_broker.url) as connection:
         await asyncio.to_thread(own_broker.stop)
         assert "CONNECTION_FORCED" in await within(connection.closed)
-
-
-@pytest.fixture
-def free_port():
-    return testing.free_port()

@@ -5,7 +5,7 @@ import time
 import pika
 import pytest
 
-from fossa import testing
+from fossa.testing import free_port
 from fossa_rabbitmq import link as link_module
 from fossa_rabbitmq.connection import BrokerGone, BrokerRefused, Mismatch
 from fossa_rabbitmq.link import Link
@@ -67,11 +67,6 @@ def _all_levels(caplog):
     caplog.set_level(logging.INFO, LOGGER.name)
 
 
-@pytest.fixture
-def free_port():
-    return testing.free_port()
-
-
 async def test_it_sets_up_anew_after_a_cut(proxy, caplog):
     async with Kept(proxy.url) as kept:
         first = await kept.up()
@@ -107,12 +102,11 @@ async def test_many_tries_are_one_line(proxy, caplog):
             await waiting
 
 
-async def test_a_broker_that_is_away_at_the_start(free_port, caplog):
-    async with Kept(f"amqp://me:s3cret@127.0.0.1:{free_port}", max_backoff=60) as kept:
+async def test_a_broker_that_is_away_at_the_start(caplog):
+    port = free_port()
+    async with Kept(f"amqp://me:s3cret@127.0.0.1:{port}", max_backoff=60) as kept:
         assert kept.link.connection is None
-        said = (
-            f"not connected to amqp://me@127.0.0.1:{free_port}/: connection refused; trying again "
-        )
+        said = f"not connected to amqp://me@127.0.0.1:{port}/: connection refused; trying again "
         assert kept.link.trouble.startswith(said)
         await eventually(lambda: kept.link.trouble.endswith(" s"))
     assert lines(caplog, "WARNING") == [said.split(";", maxsplit=1)[0]]
@@ -250,8 +244,9 @@ async def test_closing_ends_whatever_it_was_doing(proxy):
         await kept.up()
 
 
-async def test_waiting_for_a_link_that_is_closed_ends(free_port):
-    kept = Kept(f"amqp://127.0.0.1:{free_port}")
+async def test_waiting_for_a_link_that_is_closed_ends():
+    port = free_port()
+    kept = Kept(f"amqp://127.0.0.1:{port}")
     await kept.link.open()
     waiting = asyncio.create_task(kept.link.up())
     await asyncio.sleep(0)
