@@ -51,6 +51,7 @@ from fossa.tasks import (
     Task,
     new_id,
 )
+from fossa.texts import encodable
 
 #: Seconds that a process takes to end once it is killed, at the most.
 KILL_DEADLINE = 5.0
@@ -678,7 +679,7 @@ class Governor(Node):
         return Outcome(
             status=status,
             reason=reason,
-            message=text.encode("utf-8", "backslashreplace").decode(),
+            message=encodable(text),
             attempt=live.row.attempts,
             started=live.row.started,
             finished=time.time(),

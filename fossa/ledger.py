@@ -19,6 +19,7 @@ from fossa.ledger_rows import COLUMNS, MIGRATIONS, SELECT, Batch, StateRow, enco
 from fossa.one_thread import OneThread
 from fossa.seen import Seen
 from fossa.tasks import LogLine, Record, Task
+from fossa.texts import encodable
 
 #: Idempotency keys that are read at once when the ledger is opened.
 KEYS_PAGE = 1000
@@ -114,9 +115,8 @@ class Ledger:
     def log(self, task_id: str, first: int, lines: Sequence[LogLine]) -> None:
         """Record lines of a task; `first` is the position of the first of them, from 1."""
         for n, line in enumerate(lines, first):
-            # SQLite takes a NUL for the end of a text; UTF-8 has no lone surrogates.
-            text = line.text.replace("\0", "\N{SYMBOL FOR NULL}")
-            text = text.encode("utf-8", "backslashreplace").decode()
+            # SQLite takes a NUL for the end of a text.
+            text = encodable(line.text.replace("\0", "\N{SYMBOL FOR NULL}"))
             row = (task_id, n, line.attempt, line.time, line.level, line.stream, text)
             self._logs.append(row)
         self._wake.set()

@@ -8,6 +8,7 @@ import time
 import warnings
 from typing import Any
 
+from fossa.texts import encodable
 from fossa.worker.channel import Channel
 from fossa.worker.messages import Boot, Log
 from fossa.worker.redaction import Redaction
@@ -67,7 +68,7 @@ class Capture:
         text = self._redact(text)
         if len(text) > MAX_LINE:
             text = text[:MAX_LINE] + "…"
-        self._channel.send(Log(number, time.time(), level, stream, printable(text)))
+        self._channel.send(Log(number, time.time(), level, stream, encodable(text)))
 
     def write(self, msg: str) -> None:
         """Ayeaye's external logger: takes a message that `Model.log` has formatted."""
@@ -86,11 +87,6 @@ class Capture:
     ) -> None:
         text = f"{category.__name__}: {message} ({os.path.basename(filename)}:{lineno})"
         self.line("WARNING", "warnings", text)
-
-
-def printable(text: str) -> str:
-    """The text with the lone surrogates escaped: UTF-8 cannot carry them."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class _Stream(io.TextIOBase):

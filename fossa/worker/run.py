@@ -18,8 +18,8 @@ from ayeaye.exception import SubTaskFailed
 
 from fossa.interrupts import Cancelled, Interrupt, SoftTimeout
 from fossa.reasons import Reason
+from fossa.texts import encodable
 from fossa.worker import messages
-from fossa.worker.capture import printable
 from fossa.worker.messages import Progressed, Run
 from fossa.worker.pool import ContextRule, FossaPool, drive
 
@@ -89,7 +89,7 @@ class Progresses:
         if not isinstance(position, int | float) or math.isnan(position):
             return
         fraction = min(1.0, max(0.0, float(position)))
-        self._unsent = Progressed(self._number, fraction, printable(str(message or "")[:MAX_TEXT]))
+        self._unsent = Progressed(self._number, fraction, encodable(str(message or "")[:MAX_TEXT]))
         if time.monotonic() - self._sent_at >= PROGRESS_INTERVAL:
             self.flush()
 
@@ -212,7 +212,7 @@ def represent(value: Any) -> dict[str, str]:
 def failed(reason: Reason, text: str, error: BaseException, retire: str = "") -> Ending:
     """The end of an attempt whose model raised."""
     cut = [] if isinstance(error, Interrupt) else format_traceback(error)
-    name, lines = qualified_name(type(error)), tuple(map(printable, cut))
+    name, lines = qualified_name(type(error)), tuple(map(encodable, cut))
     return Ending(False, reason, text, name, lines, retire=retire)
 
 
@@ -250,7 +250,7 @@ def shown(how: Callable[[Any], str], value: Any) -> str:
         text = how(value)
     except BaseException as error:
         return f"<{how.__name__}() of a {type(value).__name__} raised {type(error).__name__}>"
-    text = printable(text)
+    text = encodable(text)
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
 
 
